@@ -1,0 +1,166 @@
+"""The envelope of a message: id, method, and whether it is an answer. Nothing else is decoded.
+
+A message is never refused for what it holds. msgspec reads nearly every one; it rejects some that
+the standard library's ``json`` writes or takes (``NaN``, a lone surrogate, a byte order mark, very
+deep nesting), and a worker may print bytes that are not UTF-8. An answer among those must still
+reach the request that waits for it, so a scanner that looks at nothing but strings and brackets
+reads their envelopes. What even that cannot read is opaque.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from ._events import Kind, RequestId
+
+
+class Envelope(Struct, frozen=True, gc=False):
+    """What is known of a message.
+
+    Attributes:
+        kind: What it is.
+        id: The id of a request or of an answer.
+        method: The method of a request or notification.
+        failed: Whether it is an answer that carries an error.
+    """
+
+    kind: Kind
+    id: RequestId | None = None
+    method: str | None = None
+    failed: bool = False
+
+
+OPAQUE: Final = Envelope(Kind.OPAQUE)
+
+
+class _Wire(Struct, gc=False):
+    id: int | float | str | None | UnsetType = UNSET
+    method: str | UnsetType = UNSET
+    result: Raw | UnsetType = UNSET
+    error: Raw | UnsetType = UNSET
+
+
+_decode = msgspec.json.Decoder(_Wire).decode
+
+
+def read(data: bytes) -> Envelope:
+    """The envelope of one message; :data:`OPAQUE` if it has none."""
+    try:
+        wire = _decode(data)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError):
+        return _scan(data)
+    id, method = wire.id, wire.method
+    if method is not UNSET:
+        if id is UNSET or id is None:
+            return Envelope(Kind.NOTIFICATION, None, method)
+        return Envelope(Kind.REQUEST, id, method)
+    if id is UNSET:
+        return OPAQUE
+    if wire.error is not UNSET and bytes(wire.error) != b"null":
+        return Envelope(Kind.ANSWER, id, None, True)
+    if wire.result is UNSET:
+        return OPAQUE
+    return Envelope(Kind.ANSWER, id)
+
+
+_TOKEN: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[][{}:,]', re.DOTALL)
+_SPACE: Final = b" \t\r\n"
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+_TOKENS_AT_MOST: Final = 1_000_000  # about a third of a second, on a line made to be slow
+
+
+def _scan(data: bytes) -> Envelope:
+    """Read an envelope by strings and brackets alone, without recursion and in linear time."""
+    fields, _, whole = _members(data.removeprefix(_BYTE_ORDER_MARK).strip(_SPACE))
+    if not whole:
+        return OPAQUE
+    method = _text(fields.get("method"))
+    id = _identifier(fields.get("id"))
+    if method is not None:
+        return Envelope(Kind.NOTIFICATION if id is None else Kind.REQUEST, id, method)
+    if "method" in fields or (id is None and fields.get("id") != b"null"):
+        return OPAQUE
+    failed = fields.get("error", b"null") != b"null"
+    if not failed and "result" not in fields:
+        return OPAQUE
+    return Envelope(Kind.ANSWER, id, None, failed)
+
+
+def answered_by(head: bytes) -> RequestId | None:
+    """The id of the request that a message answers, read from its first bytes alone.
+
+    ``None`` if they do not tell: the id may stand behind the result.
+    """
+    fields, key, _ = _members(head.removeprefix(_BYTE_ORDER_MARK).lstrip(_SPACE))
+    names = {*fields, key}
+    if "method" in names or not names & {"result", "error"}:
+        return None
+    return _identifier(fields.get("id"))
+
+
+def _members(text: bytes) -> tuple[dict[str, bytes], str | None, bool]:
+    """An object's own members as raw values, the key left open, and whether it is whole."""
+    fields: dict[str, bytes] = {}
+    key: str | None = None
+    if not text.startswith(b"{"):
+        return fields, key, False
+    brackets = bytearray()
+    last = b""  # the last string at the top, which a colon makes a key
+    start = 0
+    for count, token in enumerate(_TOKEN.finditer(text)):
+        mark = token[0]
+        if count > _TOKENS_AT_MOST:
+            break
+        if mark in (b"{", b"["):
+            brackets += b"}" if mark == b"{" else b"]"
+        elif mark in (b"}", b"]"):
+            if brackets.pop() != mark[0]:
+                break
+            if not brackets:
+                if key is not None:
+                    fields[key] = text[start : token.start()].strip(_SPACE)
+                return fields, None, token.end() == len(text)
+        elif len(brackets) > 1:
+            continue
+        elif mark == b":":
+            key = _text(last)
+            if key is None:
+                break
+            start = token.end()
+        elif mark == b",":
+            if key is None:
+                break
+            fields[key] = text[start : token.start()].strip(_SPACE)
+            key, last = None, b""
+        elif key is None:
+            last = mark
+    return fields, key, False
+
+
+def _text(raw: bytes | None) -> str | None:
+    value = _value(raw)
+    return value if isinstance(value, str) else None
+
+
+def _identifier(raw: bytes | None) -> RequestId | None:
+    value = _value(raw)
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _value(raw: bytes | None) -> Any:
+    if raw is None:
+        return None
+    try:
+        return json.loads(raw.decode("utf-8", "surrogateescape"))
+    except (ValueError, RecursionError):
+        return None

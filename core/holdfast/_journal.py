@@ -1,0 +1,92 @@
+"""The one ordered event log of a session, bounded in bytes and read by cursors.
+
+Whoever reads holds a number and nothing else: no queue, no copy, nothing that a slow reader could
+fill. Appending wakes all readers once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ._events import Event, Lagged, Line, LineTooLong, Sent, Stderr
+
+_OVERHEAD = 200
+"""Bytes of memory that an event takes beside its data, measured with ``sys.getsizeof``."""
+
+_LARGE = 65536
+"""From this average size of an event on, readers are given one at a time."""
+
+_SLACK = 512
+"""How many dropped events may still stand in the list, so that few appends have to move it."""
+
+
+class Journal:
+    """A session's events, the latest of them retained.
+
+    Args:
+        retained_bytes: How much memory the retained events may take.
+        wake: Called once after each append.
+    """
+
+    def __init__(self, retained_bytes: int, wake: Callable[[], None]) -> None:
+        self._retained_bytes = retained_bytes
+        self._wake = wake
+        self._events: list[Event] = []
+        self._start = 0  # where in the list the retained events begin
+        self._size = 0
+        self.last_seq = 0
+
+    @property
+    def first_seq(self) -> int:
+        """The seq of the oldest retained event, or of the next one if none is retained."""
+        return self.last_seq - (len(self._events) - self._start) + 1
+
+    def append(self, events: Sequence[Event]) -> None:
+        """Add ``events``, which follow each other and the last one without a gap."""
+        if not events:
+            return
+        self._events += events
+        self.last_seq = events[-1].seq
+        self._size += sum(map(_weight, events))
+        if self._size > self._retained_bytes:
+            self._trim()
+        self._wake()
+
+    def _trim(self) -> None:
+        events, start = self._events, self._start
+        last = len(events) - 1  # the newest event stays, whatever its size
+        while self._size > self._retained_bytes and start < last:
+            self._size -= _weight(events[start])
+            events[start] = _DROPPED
+            start += 1
+        if start > _SLACK:
+            del events[:start]
+            start = 0
+        self._start = start
+
+    def read(self, after: int, at_most: int) -> Sequence[Event] | Lagged:
+        """The events with ``seq > after``, up to ``at_most`` of them; none if there are none yet.
+
+        Fewer are given where events are large: who holds them may be slow, and they should not
+        outlive their place in the journal by much.
+
+        Returns:
+            The events, or :class:`Lagged` if the next one is no longer retained.
+        """
+        index = after - self.last_seq + len(self._events)
+        if index < self._start:
+            return Lagged(self.first_seq)
+        if self._size > _LARGE * (len(self._events) - self._start):
+            at_most = 1
+        return self._events[index : index + at_most]
+
+
+_DROPPED = Event(0)
+
+
+def _weight(event: Event) -> int:
+    if isinstance(event, Line | Sent | Stderr):
+        return _OVERHEAD + len(event.data)
+    if isinstance(event, LineTooLong):
+        return _OVERHEAD + len(event.head)
+    return 2 * _OVERHEAD

@@ -1,0 +1,264 @@
+"""Many sessions, and one end for all of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType, TracebackType
+
+import anyio
+import msgspec
+from anyio import CancelScope
+
+from ._dialect import Dialect
+from ._errors import HoldfastError, SessionBusy, SessionClosed, UnknownSession
+from ._limits import Limits
+from ._registry import Registry
+from ._session import Session
+from ._transport import Command, Transport
+
+_SLACK = 15.0
+"""Seconds beyond the graces of its slowest session that leaving a manager may take: for closing
+channels and connections, each of which is bounded itself."""
+
+
+class RestartSummary(msgspec.Struct, frozen=True):
+    """What ``restart_all`` did, as session ids."""
+
+    restarted: tuple[str, ...]
+    skipped_busy: tuple[str, ...]
+    failed: tuple[str, ...]
+
+
+class SessionManager:
+    """Many sessions; an async context manager, and leaving it stops them all.
+
+    Leaving it by an exception or a cancellation stops them without the polite steps.
+
+    Args:
+        registry: Where transports and dialects come from; default: the installed plugins.
+        limits: The bounds of sessions that are given none of their own.
+    """
+
+    def __init__(self, *, registry: Registry | None = None, limits: Limits | None = None) -> None:
+        self._registry = registry if registry is not None else Registry()
+        self._limits = limits if limits is not None else Limits()
+        self._sessions: dict[str, Session] = {}
+        self._transports: dict[str, Transport] = {}
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self.sessions: Mapping[str, Session] = MappingProxyType(self._sessions)
+
+    async def __aenter__(self) -> SessionManager:
+        if self._tasks is not None:
+            raise RuntimeError("this SessionManager is entered already")
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        assert self._tasks is not None
+        tasks = self._tasks
+        if error is not None:
+            for session in self._sessions.values():
+                session.hurry()
+        try:
+            with CancelScope(shield=True):
+                with anyio.move_on_after(self._bound()):
+                    await self.stop_all()
+                tasks.cancel_scope.cancel()
+                for session in self._sessions.values():
+                    session.close()
+        finally:
+            self._tasks = None
+            try:
+                result = await tasks.__aexit__(kind, error, traceback)
+            finally:
+                with anyio.move_on_after(_SLACK, shield=True):
+                    await self._close_transports()
+        return result
+
+    def _bound(self) -> float:
+        graces = (
+            each.limits.eof_grace
+            + each.limits.term_grace
+            + each.limits.kill_grace
+            + each.limits.exit_grace
+            for each in self._sessions.values()
+        )
+        return max(graces, default=0.0) + _SLACK
+
+    async def _close_transports(self) -> None:
+        transports = list(self._transports.values())
+        self._transports.clear()
+        async with anyio.create_task_group() as closing:
+            for transport in transports:
+                closing.start_soon(transport.aclose)
+
+    def create(
+        self,
+        target: str | Transport,
+        command: Sequence[str] | Command,
+        *,
+        session_id: str | None = None,
+        dialect: str | Dialect = "jsonrpc",
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        limits: Limits | None = None,
+    ) -> Session:
+        """A new session, listed and ``stopped``.
+
+        Sessions with the same target URI share one transport, which the manager closes. A
+        :class:`Transport` object stays yours to close.
+
+        Args:
+            target: Where to run the command: a target URI, or a transport.
+            command: The program and its arguments, or a whole :class:`Command`.
+            session_id: Its name here; by default a random one.
+            dialect: The protocol that the worker speaks.
+            cwd: The directory to run in.
+            env: Environment variables to add.
+            limits: Its bounds; by default the manager's.
+
+        Raises:
+            InvalidTarget: The target cannot be read.
+            UnknownTransport: Nobody provides its scheme.
+            PluginLoadError: Its plugin is broken.
+            ValueError: The id is taken, or the command or the dialect is no such thing.
+        """
+        if self._tasks is None:
+            raise SessionClosed("this SessionManager is not entered: use `async with`")
+        if session_id is None:
+            session_id = os.urandom(8).hex()
+        elif session_id in self._sessions:
+            raise ValueError(f"session id {session_id!r} is taken; forget that session first")
+        session = Session(
+            session_id,
+            self._transport(target) if isinstance(target, str) else target,
+            _command(command, cwd, env),
+            self._registry.dialect(dialect) if isinstance(dialect, str) else dialect,
+            limits if limits is not None else self._limits,
+            spawn=self._spawn,
+            observe=self._registry.observe,
+        )
+        self._sessions[session_id] = session
+        return session
+
+    def _transport(self, target: str) -> Transport:
+        if target not in self._transports:
+            self._transports[target] = self._registry.transport(target)
+        return self._transports[target]
+
+    def _spawn(self, task: Callable[[], Awaitable[None]]) -> None:
+        if self._tasks is None:
+            raise SessionClosed("the SessionManager of this session was left")
+        self._tasks.start_soon(task)
+
+    async def start(
+        self,
+        target: str | Transport,
+        command: Sequence[str] | Command,
+        *,
+        session_id: str | None = None,
+        dialect: str | Dialect = "jsonrpc",
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        limits: Limits | None = None,
+    ) -> Session:
+        """:meth:`create` a session and start its worker.
+
+        If the worker cannot be started, the session stays listed in ``error`` /
+        ``initialization_failed``.
+
+        Raises:
+            TransportUnavailable: The place where it should run cannot be reached or used.
+            WorkerNotStarted: The command cannot be started there.
+            InvalidTarget: The target cannot be read.
+            UnknownTransport: Nobody provides its scheme.
+            PluginLoadError: Its plugin is broken.
+            ValueError: The id is taken, or the command or the dialect is no such thing.
+        """
+        session = self.create(
+            target,
+            command,
+            session_id=session_id,
+            dialect=dialect,
+            cwd=cwd,
+            env=env,
+            limits=limits,
+        )
+        await session.start()
+        return session
+
+    def get(self, session_id: str) -> Session:
+        """The session of this id.
+
+        Raises:
+            UnknownSession: There is none.
+        """
+        try:
+            return self._sessions[session_id]
+        except KeyError:
+            raise UnknownSession(
+                f"no session {session_id!r}; {len(self._sessions)} session(s) are listed"
+            ) from None
+
+    async def restart_all(self, *, force: bool = False) -> RestartSummary:
+        """Restart every session, all at once.
+
+        Args:
+            force: Restart those too that are answering a request.
+        """
+        restarted: list[str] = []
+        skipped: list[str] = []
+        failed: list[str] = []
+
+        async def restart(session: Session) -> None:
+            try:
+                await session.restart(force=force)
+            except SessionBusy:
+                skipped.append(session.id)
+            except (HoldfastError, OSError):
+                failed.append(session.id)
+            else:
+                restarted.append(session.id)
+
+        async with anyio.create_task_group() as restarts:
+            for session in list(self._sessions.values()):
+                restarts.start_soon(restart, session)
+        return RestartSummary(tuple(restarted), tuple(skipped), tuple(failed))
+
+    async def stop_all(self) -> None:
+        """Stop every session, all at once; they stay listed."""
+        async with anyio.create_task_group() as stops:
+            for session in list(self._sessions.values()):
+                stops.start_soon(session.stop)
+
+    async def forget(self, session_id: str) -> None:
+        """Stop a session and drop it with its journal; its subscriptions end.
+
+        Raises:
+            UnknownSession: There is none of this id.
+        """
+        session = self.get(session_id)
+        await session.stop()
+        session.close()
+        self._sessions.pop(session_id, None)
+
+
+def _command(
+    command: Sequence[str] | Command, cwd: str | None, env: Mapping[str, str] | None
+) -> Command:
+    if not isinstance(command, Command):
+        if isinstance(command, str | bytes):
+            raise TypeError(f"a command is a sequence of strings, not one: [{command!r}]")
+        return Command(tuple(command), cwd, env or {})
+    if cwd is not None:
+        command = msgspec.structs.replace(command, cwd=cwd)
+    if env is not None:
+        command = msgspec.structs.replace(command, env={**command.env, **env})
+    return command

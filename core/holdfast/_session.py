@@ -1,0 +1,601 @@
+"""A session: one command on one transport, through as many workers as it takes."""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import anyio
+import anyio.lowlevel
+import msgspec
+
+from ._dialect import LOST_CODE, Dialect, Message
+from ._errors import CallError, SessionBusy, SessionClosed, TransportError, WorkerLost
+from ._evidence import Loss
+from ._events import Event, Kind, Lagged, Line, Origin, RequestId, StatusChanged
+from ._framing import Framer
+from ._journal import Journal
+from ._limits import Limits
+from ._machine import Machine, Phase, Verdict
+from ._status import Delivery, Exit, State, Status
+from ._transport import Command, Transport
+from ._wakeup import Bell, Waiter, waiter
+from ._worker import Outgoing, Worker
+
+_log = logging.getLogger("holdfast")
+
+_BATCH: Final = 64
+"""Events that a subscription takes from the journal at once."""
+
+_TURN: Final = 1024
+"""Events after which a subscriber that never has to wait lets other tasks run."""
+
+
+class Receipt(msgspec.Struct, frozen=True, gc=False):
+    """What became of a message.
+
+    Attributes:
+        delivery: How far it came.
+        status: The session's status at that moment.
+        id: The request's id, if it is a request or an answer.
+    """
+
+    delivery: Delivery
+    status: Status
+    id: RequestId | None = None
+
+
+class Session:
+    """One command on one transport, through as many workers as it takes.
+
+    Made by :meth:`SessionManager.create <holdfast.SessionManager.create>`; all its methods belong
+    to the event loop of that manager.
+
+    Attributes:
+        id: Its name in the manager.
+        command: What it runs.
+        limits: Its bounds.
+    """
+
+    def __init__(
+        self,
+        session_id: str,
+        transport: Transport,
+        command: Command,
+        dialect: Dialect,
+        limits: Limits,
+        *,
+        spawn: Callable[[Callable[[], Awaitable[None]]], None],
+        observe: Callable[[Session, Status], None],
+    ) -> None:
+        self.id = session_id
+        self.command = command
+        self.limits = limits
+        self._transport = transport
+        self._dialect = dialect
+        self._spawn = spawn
+        self._observe = observe
+        self._machine = Machine(session_id, dialect, _now)
+        self._bell = Bell()
+        self._journal = Journal(limits.retained_bytes, self._bell.ring)
+        self._lifecycle = anyio.Lock()
+        self._worker: Worker | None = None
+        self._framer: Framer = dialect.framing.framer(limits.max_line)
+        self._calls: dict[RequestId, _Reply] = {}
+        self._call_ids = itertools.count(1)
+        self._watchers: list[_Watcher] = []
+        self._starts = 0  # attempts that are over
+        self._stops = 0  # callers of stop that wait
+        self._closed = False
+
+    # -- what can be seen --------------------------------------------------------------------
+
+    @property
+    def status(self) -> Status:
+        """What the session says of itself now."""
+        return self._machine.status
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request runs that makes the session busy."""
+        return self._machine.status.state is State.BUSY
+
+    @property
+    def in_flight(self) -> frozenset[RequestId]:
+        """The ids of the requests that are not answered yet."""
+        return self._machine.in_flight
+
+    @property
+    def generation(self) -> int:
+        """How many workers this session has had, the present one included."""
+        return self._machine.generation
+
+    @property
+    def last_seq(self) -> int:
+        """The seq of the latest event; 0 before the first."""
+        return self._journal.last_seq
+
+    @property
+    def stderr_tail(self) -> bytes:
+        """The latest stderr of the present or last worker."""
+        return self._worker.stderr_tail if self._worker is not None else b""
+
+    @property
+    def dialect(self) -> str:
+        """The name of its dialect."""
+        return self._dialect.name
+
+    @property
+    def transport(self) -> Transport:
+        """Where its workers run."""
+        return self._transport
+
+    def __repr__(self) -> str:
+        return f"<Session {self.id} {self.status.state}: {self.command.argv[0]}>"
+
+    # -- its life ----------------------------------------------------------------------------
+
+    async def start(self) -> Status:
+        """Start the worker; nothing happens if it runs already.
+
+        Cancelling it gives the start up.
+
+        Raises:
+            TransportUnavailable: The place where it should run cannot be reached or used.
+            WorkerNotStarted: The command cannot be started there.
+            SessionClosed: The session was forgotten.
+        """
+        await self._operate(self._start, abort=True)
+        return self.status
+
+    async def restart(self, *, force: bool = False) -> Status:
+        """Stop the worker and start a new one. It goes on if the caller is cancelled.
+
+        A prompt that is sent meanwhile reaches the new worker where the dialect allows it, else
+        it is answered with an error.
+
+        Args:
+            force: Restart although a request is running; it is answered with an error.
+
+        Raises:
+            SessionBusy: A request is running, and ``force`` is not given.
+            TransportUnavailable: The place where it should run cannot be reached or used.
+            WorkerNotStarted: The command cannot be started there.
+            SessionClosed: The session was forgotten.
+        """
+        await self._operate(lambda: self._restart(force))
+        return self.status
+
+    async def stop(self) -> Status:
+        """Stop the worker: politely, then by force, within the graces of :class:`Limits`.
+
+        What it still writes is kept. It goes on if the caller is cancelled.
+        """
+        if self._closed:
+            return self.status
+        self._stops += 1
+        if self._worker is not None and self._machine.phase is Phase.STARTING:
+            self._worker.stop()
+        await self._operate(self._stop)
+        return self.status
+
+    async def _operate(
+        self, operation: Callable[[], Awaitable[None]], *, abort: bool = False
+    ) -> None:
+        """Run one operation of the session's life, after those before it, in a task of its own."""
+        if self._closed:
+            raise SessionClosed(f"session {self.id} was forgotten; create a new one")
+        done = waiter()
+        failure: list[Exception] = []
+
+        async def run() -> None:
+            try:
+                async with self._lifecycle:
+                    await operation()
+            except Exception as error:
+                failure.append(error)
+            finally:
+                done.set()
+
+        self._spawn(run)
+        try:
+            await done.wait()
+        except BaseException:
+            if abort and self._worker is not None and self._machine.phase is Phase.STARTING:
+                self._worker.stop()
+            raise
+        if failure:
+            raise failure[0]
+
+    async def _start(self) -> None:
+        if self._machine.phase is not Phase.ABSENT:
+            return
+        if self._worker is not None:
+            await self._worker.wait_over()
+        if self._stops and self.status.state is State.RESTARTING:
+            return  # the stop that waits for its turn says what became of it
+        generation = self._machine.starting()
+        worker = self._worker = Worker(
+            self._transport, self.command, self._dialect.framing, self.limits, self
+        )
+        self._spawn(worker.run)
+        await worker.wait_opened()
+        self._starts += 1
+        if worker.failure is None:
+            return
+        self._apply(self._machine.start_failed(generation, _words(worker.failure)))
+        raise worker.failure
+
+    async def _restart(self, force: bool) -> None:
+        if self.is_busy and not force:
+            raise SessionBusy(
+                f"session {self.id} is answering {len(self.in_flight)} request(s); wait for the "
+                f"answer, or restart with force=True"
+            )
+        self._end_worker()
+        self._apply(self._machine.restarting())
+        await self._start()
+
+    async def _stop(self) -> None:
+        try:
+            if self._end_worker():
+                assert self._worker is not None
+                await self._worker.wait_over()
+            else:
+                if self._worker is not None:
+                    await self._worker.wait_over()
+                self._apply(self._machine.stopped())
+        finally:
+            self._stops -= 1
+
+    def _end_worker(self) -> bool:
+        """Begin to stop the worker; ``False`` if none runs."""
+        if self._worker is None or self._machine.phase is not Phase.RUNNING:
+            return False
+        self._machine.stopping(self._machine.generation)
+        self._worker.stop()
+        return True
+
+    async def _recover(self) -> None:
+        """Start a worker for a request, or wait for the one that is being started."""
+        starts = self._starts
+
+        async def start_once() -> None:
+            if self._starts == starts and not self._stops:
+                await self._start()
+
+        try:
+            await self._operate(start_once)
+        except TransportError as error:
+            _log.warning("session %s could not recover: %s", self.id, error)
+
+    def hurry(self) -> None:
+        """Leave out the polite steps of a stop, now or later."""
+        if self._worker is not None:
+            self._worker.hurry()
+
+    def close(self) -> None:
+        """No more events will come: subscriptions end, and sending is an error."""
+        self._closed = True
+        self._bell.ring()
+        for watcher in self._watchers:
+            watcher.waiter.set()
+
+    # -- sending -----------------------------------------------------------------------------
+
+    async def send(
+        self, message: bytes | str | Mapping[str, Any], *, timeout: float | None = None
+    ) -> Receipt:
+        """Send one message. Whatever happens to the worker is told by the receipt.
+
+        When it returns without having written the message, and the message is a request, the
+        request is answered in the journal already, and the status is there too.
+
+        Cancelling it withdraws the message if not a byte of it was written; else it is finished.
+
+        Args:
+            message: One message without its newline, or a mapping to be written as JSON.
+            timeout: Seconds until the message is withdrawn; or, if a part of it is written, until
+                the worker is declared stuck. Default: ``Limits.send_timeout``.
+
+        Raises:
+            InvalidMessage: It is no message of this dialect, or its id is in flight already.
+            SessionClosed: The session was forgotten.
+        """
+        return await self._send(
+            self._dialect.message(message),
+            self.limits.send_timeout if timeout is None else timeout,
+        )
+
+    async def _send(self, message: Message, timeout: float | None) -> Receipt:
+        if self._closed:
+            raise SessionClosed(f"session {self.id} was forgotten; create a new one")
+        verdict, events = self._machine.admit(message)
+        if events:
+            self._apply(events)
+        if verdict is Verdict.START:
+            with anyio.move_on_after(timeout):
+                await self._recover()
+            verdict, events = self._machine.admit(message)
+            self._apply(self._machine.refuse(message) if verdict is Verdict.START else events)
+        if verdict is not Verdict.SEND:
+            return Receipt(Delivery.REFUSED, self.status, message.envelope.id)
+        assert self._worker is not None
+        item = self._worker.submit(message)
+        if not item.settled:
+            await self._settled(item, self._worker, timeout)
+        return Receipt(item.delivery, self.status, message.envelope.id)
+
+    async def _settled(self, item: Outgoing, worker: Worker, timeout: float | None) -> None:
+        generation = self.generation
+        try:
+            with anyio.move_on_after(timeout):
+                await item.wait()
+        except BaseException:
+            if worker.withdraw(item):
+                why = "it was cancelled before it was sent"
+                self._apply(self._machine.withdraw(generation, item.message, why))
+            raise
+        if item.settled:
+            return
+        assert timeout is not None
+        if worker.withdraw(item):
+            why = f"the worker took no input for {timeout:g} s; the request was withdrawn"
+            self._apply(self._machine.withdraw(generation, item.message, why))
+            return
+        worker.stuck(timeout)
+        await item.wait()
+
+    async def call(
+        self,
+        method: str,
+        params: object = None,
+        *,
+        id: RequestId | None = None,
+        timeout: float | None = None,
+    ) -> Any:
+        """Send a JSON-RPC request and wait for its answer.
+
+        Args:
+            method: The method.
+            params: Its parameters, anything that JSON holds; ``None`` to leave them out.
+            id: The request's id; by default one that is not in use.
+            timeout: Seconds for all of it. A request that is already written stays in flight.
+
+        Returns:
+            The answer's result.
+
+        Raises:
+            CallError: It was answered with an error.
+            WorkerLost: No answer will come, because the worker was lost or could not be reached.
+            TimeoutError: It took too long.
+            InvalidMessage: It cannot be written as JSON, or its id is in flight already.
+            SessionClosed: The session was forgotten.
+        """
+        if id is None:
+            id = self._new_id()
+        message = self._dialect.request(id, method, params)
+        if id in self._calls:
+            self._machine.admit(message)  # says what is wrong with it
+        self._calls[id] = reply = _Reply()
+        try:
+            if timeout is None:
+                await self._send(message, self.limits.send_timeout)
+                await reply.waiter.wait()
+            else:
+                with anyio.fail_after(timeout):
+                    await self._send(message, None)
+                    await reply.waiter.wait()
+        finally:
+            del self._calls[id]
+        return reply.result(self.status)
+
+    def _new_id(self) -> RequestId:
+        while (id := f"hf-{next(self._call_ids)}") in self._machine.in_flight:
+            pass
+        return id
+
+    # -- reading -----------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def subscribe(self, *, after: int | None = 0) -> AsyncIterator[Subscription]:
+        """Read the session's events: first those that lie in the journal, then as they come.
+
+        Args:
+            after: The seq after which to begin; ``None`` to begin with what comes from now on.
+        """
+        if after is not None and after < 0:
+            raise ValueError(f"after is the seq of an event, 0 or more, not {after}")
+        yield Subscription(self, self.last_seq if after is None else after)
+
+    async def wait_for(self, *states: State, timeout: float | None = None) -> Status:
+        """Wait until the session is in one of ``states``, and give the status that says so.
+
+        Raises:
+            TimeoutError: It did not come to that.
+            SessionClosed: The session was forgotten.
+        """
+        wanted = frozenset(State(state) for state in states)
+        if self.status.state in wanted:
+            return self.status
+        watcher = _Watcher(wanted)
+        self._watchers.append(watcher)
+        try:
+            with anyio.fail_after(timeout):
+                await watcher.waiter.wait()
+        finally:
+            self._watchers.remove(watcher)
+        if watcher.status is None:
+            raise SessionClosed(f"session {self.id} was forgotten while it was {self.status.state}")
+        return watcher.status
+
+    # -- what the worker tells (holdfast._worker.Sink) ---------------------------------------
+
+    def opened(self, worker: Worker) -> None:
+        self._framer = self._dialect.framing.framer(self.limits.max_line)
+        self._apply(self._machine.started(self._machine.generation))
+
+    def output(self, worker: Worker, data: bytes) -> None:
+        frames = self._framer.feed(data) if data else self._framer.finish()
+        if frames:
+            self._apply(self._machine.frames(self._generation_of(worker), frames))
+
+    def stderr(self, worker: Worker, data: bytes) -> None:
+        self._apply(self._machine.stderr(self._generation_of(worker), data))
+
+    def sending(self, worker: Worker, message: Message) -> None:
+        self._apply(self._machine.sending(self._generation_of(worker), message))
+
+    def written(self, worker: Worker, message: Message) -> None:
+        self._machine.written(self._generation_of(worker), message)
+
+    def ended(self, worker: Worker, loss: Loss) -> None:
+        generation = self._generation_of(worker)
+        if rest := self._framer.finish():  # a link that broke left a line cut
+            self._apply(self._machine.frames(generation, rest))
+        if self._machine.phase is Phase.RUNNING and not (loss.clean and not self.in_flight):
+            _log.warning(
+                "session %s lost its worker: %s (%s); worker %s, %s; requests in flight: %d",
+                self.id,
+                loss.detail,
+                loss.reason,
+                loss.worker,
+                loss.exit if loss.exit is not None else "exit not known yet",
+                len(self.in_flight),
+            )
+        self._apply(self._machine.ended(generation, loss))
+
+    def exit_known(self, worker: Worker, exit: Exit) -> None:
+        self._apply(self._machine.exit_known(self._generation_of(worker), exit))
+
+    def _generation_of(self, worker: Worker) -> int:
+        return self._machine.generation if worker is self._worker else 0
+
+    def _apply(self, events: Sequence[Event]) -> None:
+        """Put events into the journal, wake the readers, then tell everybody else."""
+        self._journal.append(events)
+        for event in events:
+            if isinstance(event, StatusChanged):
+                self._watch(event.status)
+                self._observe(self, event.status)
+            elif self._calls and isinstance(event, Line) and event.kind is Kind.ANSWER:
+                self._reply(event)
+
+    def _reply(self, line: Line) -> None:
+        reply = self._calls.get(line.id) if line.id is not None else None
+        if reply is not None and reply.line is None:
+            reply.line = line
+            reply.waiter.set()
+
+    def _watch(self, status: Status) -> None:
+        for watcher in self._watchers:
+            if watcher.status is None and status.state in watcher.states:
+                watcher.status = status
+                watcher.waiter.set()
+
+
+class Subscription:
+    """A reader of a session's events: ``async for event in subscription``.
+
+    It ends when the session is forgotten. Cancelling it while it waits loses no event.
+    """
+
+    def __init__(self, session: Session, after: int) -> None:
+        self._session = session
+        self._journal = session._journal
+        self._cursor = after
+        self._batch: Sequence[Event | Lagged] = ()
+        self._next = 0
+        self._turn = 0
+
+    def __aiter__(self) -> Subscription:
+        return self
+
+    async def __anext__(self) -> Event | Lagged:
+        if self._next == len(self._batch):
+            self._batch = await self._take(_BATCH)
+            self._next = 0
+        event = self._batch[self._next]
+        self._next += 1
+        return event
+
+    async def batches(self, at_most: int = 1024) -> AsyncIterator[Sequence[Event | Lagged]]:
+        """The same events, as many at a time as there are."""
+        while True:
+            try:
+                yield await self._take(at_most)
+            except StopAsyncIteration:
+                return
+
+    async def _take(self, at_most: int) -> Sequence[Event | Lagged]:
+        if self._turn >= _TURN:
+            self._turn = 0
+            await anyio.lowlevel.checkpoint()
+        while True:
+            events = self._journal.read(self._cursor, at_most)
+            if isinstance(events, Lagged):
+                self._cursor = events.resume_from - 1
+                return (events,)
+            if events:
+                self._cursor = events[-1].seq
+                self._turn += len(events)
+                return events
+            if self._session._closed:
+                raise StopAsyncIteration
+            self._turn = 0
+            await self._session._bell.wait()
+
+
+class _Reply:
+    """The answer that a call waits for."""
+
+    __slots__ = ("line", "waiter")
+
+    def __init__(self) -> None:
+        self.line: Line | None = None
+        self.waiter = waiter()
+
+    def result(self, status: Status) -> Any:
+        assert self.line is not None
+        answer = _decode(self.line.data)
+        error = answer.get("error")
+        if error is None:
+            return answer.get("result")
+        if not isinstance(error, dict):
+            raise CallError(0, f"an error that is no JSON-RPC error object: {error!r}", error)
+        code, data = error.get("code", 0), error.get("data")
+        if self.line.origin is Origin.HOLDFAST and code == LOST_CODE:
+            raise WorkerLost(status, Delivery(data["delivery"]))
+        raise CallError(code, str(error.get("message", "no message")), data)
+
+
+class _Watcher:
+    """One ``wait_for``."""
+
+    __slots__ = ("states", "status", "waiter")
+
+    def __init__(self, states: frozenset[State]) -> None:
+        self.states = states
+        self.status: Status | None = None
+        self.waiter: Waiter = waiter()
+
+
+def _decode(data: bytes) -> dict[str, Any]:
+    try:
+        result: dict[str, Any] = msgspec.json.decode(data)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError):
+        result = json.loads(data.decode("utf-8-sig", "surrogateescape"))
+    return result
+
+
+def _words(error: Exception) -> str:
+    return str(error) if isinstance(error, TransportError) else f"{type(error).__name__}: {error}"
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)

@@ -1,0 +1,421 @@
+"""One worker, from its start to its end: the pumps, the writer, the stop ladder, the judgement.
+
+This is the only file that meets :class:`~holdfast.TransportBroken`. Whoever meets it, and whoever
+sees the end of stdout or the exit, leaves a note in :class:`~holdfast._evidence.Evidence`; one
+task waits for the first note, gives the others a short time, and then declares the end.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
+
+import anyio
+from anyio import CancelScope
+
+from ._dialect import Message
+from ._errors import ChannelClosed, TransportBroken, TransportError, Unsupported
+from ._evidence import Evidence, Loss
+from ._framing import Framing
+from ._limits import Limits
+from ._status import Delivery, Exit
+from ._transport import Capability, Channel, Command, Signal, Transport
+from ._wakeup import Bell
+
+_log = logging.getLogger("holdfast")
+
+_READ: Final = 256 * 1024
+"""Bytes to ask for at once: more than a pipe holds by default."""
+
+_PIECE: Final = 64 * 1024
+"""Bytes to write at once, so that a message's progress can be seen."""
+
+_SETTLE_ROUNDS: Final = 20
+"""How often ``Limits.settle`` may begin anew while a slow link still delivers a lot: what a worker
+wrote before its end is not thrown away, and a grandchild that chats on cannot hold us up."""
+
+_STDERR_SETTLE: Final = 0.1
+"""Seconds for the rest of stderr: it matters less than a prompt word about the loss."""
+
+_CLOSE: Final = 10.0
+"""Seconds for a channel's ``aclose``, which promises to be bounded, before we go on without it."""
+
+
+class Sink(Protocol):
+    """Who is told what becomes of a worker. None of these may wait."""
+
+    def opened(self, worker: Worker) -> None:
+        """It runs."""
+
+    def output(self, worker: Worker, data: bytes) -> None:
+        """It wrote to its stdout; ``b""`` once, when it closed it."""
+
+    def stderr(self, worker: Worker, data: bytes) -> None:
+        """It wrote to its stderr."""
+
+    def sending(self, worker: Worker, message: Message) -> None:
+        """The message's first bytes are being written."""
+
+    def written(self, worker: Worker, message: Message) -> None:
+        """The message's last byte was taken."""
+
+    def ended(self, worker: Worker, loss: Loss) -> None:
+        """It is over or out of reach; nothing more comes from it but its exit."""
+
+    def exit_known(self, worker: Worker, exit: Exit) -> None:
+        """How it ended became known, perhaps after ``ended``."""
+
+
+class Outgoing:
+    """A message on its way, and how far it has come."""
+
+    __slots__ = ("bell", "delivery", "frame", "message", "settled")
+
+    def __init__(self, message: Message, frame: bytes) -> None:
+        self.message = message
+        self.frame = memoryview(frame)
+        self.delivery = Delivery.REFUSED
+        self.settled = False
+        self.bell: Bell | None = None
+
+    def settle(self) -> None:
+        self.settled = True
+        if self.bell is not None:
+            self.bell.ring()
+
+    async def wait(self) -> None:
+        """Wait until nothing more will become of it."""
+        if self.bell is None:
+            self.bell = Bell()
+        while not self.settled:
+            await self.bell.wait()
+
+
+class Worker:
+    """One generation of a session's worker.
+
+    Attributes:
+        evidence: What is known of its end.
+        failure: Why it could not be started.
+        stderr_tail: The latest of its stderr.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        command: Command,
+        framing: Framing,
+        limits: Limits,
+        sink: Sink,
+    ) -> None:
+        self.evidence = Evidence(Capability.EXIT_STATUS in transport.capabilities)
+        self.failure: Exception | None = None
+        self.stderr_tail = b""
+        self._transport = transport
+        self._can = transport.capabilities
+        self._command = command
+        self._framing = framing
+        self._limits = limits
+        self._sink = sink
+        self._bell = Bell()
+        self._scope = CancelScope()
+        self._pumps: anyio.abc.TaskGroup | None = None
+        self._channel: Channel | None = None
+        self._outbox: deque[Outgoing] = deque()
+        self._writing = False
+        self._stop_asked = False
+        self._hurried = False
+        self._stdout_done = False
+        self._stdout_read = 0
+        self._stderr_done = Capability.STDERR not in self._can
+        self._declared = False
+        self._done = False
+
+    # -- its life ----------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Start the worker, live with it until it is over, and leave nothing of it behind."""
+        try:
+            with self._scope:
+                async with self._transport.open(self._command) as channel:
+                    await self._live(channel)
+        except Exception as error:  # a transport's own tasks may fail in groups of any kind
+            self._failed(error)
+        finally:
+            if self._channel is not None and not self._declared:
+                self._declare()
+            elif self._channel is None and self.failure is None:
+                self.failure = TransportError("the start was cancelled")
+            self._done = True
+            self._bell.ring()
+
+    async def _live(self, channel: Channel) -> None:
+        try:
+            async with anyio.create_task_group() as pumps:
+                self._pumps, self._channel = pumps, channel
+                self._sink.opened(self)
+                self._bell.ring()
+                pumps.start_soon(self._pump_stdout, channel)
+                if Capability.STDERR in self._can:
+                    pumps.start_soon(self._pump_stderr, channel)
+                pumps.start_soon(self._await_exit, channel)
+                await self._until(lambda: self._stop_asked or bool(self.evidence))
+                await self._finish(channel)
+                pumps.cancel_scope.cancel()
+        finally:
+            self._pumps = None
+            with anyio.move_on_after(_CLOSE, shield=True) as bound:
+                await channel.aclose()
+            if bound.cancelled_caught:
+                _log.error("%r did not close within %g s", channel, _CLOSE)
+            await self._learn_exit(channel)
+
+    async def _finish(self, channel: Channel) -> None:
+        if not self.evidence:
+            await self._ladder(channel)
+        await self._settle()
+        if self._stop_asked and not self.evidence.worker_gone:
+            return  # the channel's close ends it, and what is known then is declared
+        self._declare()
+        if not self.evidence.worker_gone:
+            await self._ladder(channel)
+
+    def _declare(self) -> None:
+        self._declared = True
+        self._sink.ended(self, self.evidence.judge(self.stderr_tail))
+        for item in self._outbox:
+            item.settle()
+        self._outbox.clear()
+        self._bell.ring()
+
+    async def _learn_exit(self, channel: Channel) -> None:
+        """After the close: how did it end?"""
+        if self.evidence.exit is None:
+            with anyio.move_on_after(self._limits.kill_grace, shield=True):
+                self.evidence.exit = await channel.wait()
+        if self._declared and self.evidence.exit is not None:
+            self._sink.exit_known(self, self.evidence.exit)
+
+    def _failed(self, error: Exception) -> None:
+        while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        if self._channel is None:
+            self.failure = error
+            return
+        _log.error("the transport of %s failed", self._command.argv[0], exc_info=error)
+        if self.evidence.failure is None:
+            self.evidence.failure = f"{type(error).__name__}: {error}"
+
+    # -- for the session ---------------------------------------------------------------------
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing of it is left."""
+        return self._done
+
+    async def wait_opened(self) -> None:
+        """Wait until it runs, or could not be started."""
+        await self._until(lambda: self._channel is not None or self._done)
+
+    async def wait_over(self) -> None:
+        """Wait until nothing of it is left."""
+        await self._until(lambda: self._done)
+
+    def stop(self) -> None:
+        """Begin to stop it: politely where it runs, at once where it is being started."""
+        self._stop_asked = True
+        if self._channel is None:
+            self._scope.cancel()
+        self._bell.ring()
+
+    def hurry(self) -> None:
+        """Leave out the polite steps of the ladder."""
+        self._hurried = True
+        self._bell.ring()
+
+    def stuck(self, seconds: float) -> None:
+        """Declare that it takes no input, after a part of a message was written."""
+        self.evidence.stuck = seconds
+        self._bell.ring()
+
+    def submit(self, message: Message) -> Outgoing:
+        """Hand over a message: written at once where that is possible, else in its turn."""
+        item = Outgoing(message, self._framing.encode(message.data))
+        if self._writing or self._ending or self._channel is None or self._declared:
+            self._outbox.append(item)
+            if self._declared:
+                item.settle()
+            return item
+        try:
+            taken = self._channel.send_nowait(item.frame)
+        except TransportBroken as broken:
+            self._broke(broken)
+            self._outbox.append(item)
+            return item
+        except Exception as error:
+            self._crashed("writing", error)
+            self._outbox.append(item)
+            return item
+        if taken:
+            self._sink.sending(self, message)
+        if taken == len(item.frame):
+            item.delivery = Delivery.WRITTEN
+            item.settled = True
+            self._sink.written(self, message)
+            return item
+        if taken:
+            item.delivery = Delivery.UNKNOWN
+            item.frame = item.frame[taken:]
+        self._outbox.append(item)
+        assert self._pumps is not None
+        self._writing = True
+        self._pumps.start_soon(self._pump_stdin, self._channel)
+        return item
+
+    def withdraw(self, item: Outgoing) -> bool:
+        """Take a message back; ``False`` if a part of it may be written already."""
+        if item.delivery is not Delivery.REFUSED or item.settled:
+            return False
+        self._outbox.remove(item)
+        item.settle()
+        return True
+
+    # -- the pumps ---------------------------------------------------------------------------
+
+    async def _pump_stdout(self, channel: Channel) -> None:
+        try:
+            while data := await channel.receive(_READ):
+                self._stdout_read += len(data)
+                self._sink.output(self, data)
+            self._sink.output(self, b"")
+            self.evidence.eof = True
+        except TransportBroken as broken:
+            self._broke(broken)
+        except Exception as error:
+            self._crashed("reading", error)
+        self._stdout_done = True
+        self._bell.ring()
+
+    async def _pump_stderr(self, channel: Channel) -> None:
+        limit = self._limits.stderr_tail
+        try:
+            while data := await channel.receive_stderr(_READ):
+                self.stderr_tail = (self.stderr_tail + data)[-limit:] if limit else b""
+                self._sink.stderr(self, data)
+        except TransportBroken as broken:
+            self._broke(broken)
+        except Exception as error:
+            self._crashed("reading stderr", error)
+        self._stderr_done = True
+        self._bell.ring()
+
+    async def _await_exit(self, channel: Channel) -> None:
+        try:
+            self.evidence.exit = await channel.wait()
+        except Exception as error:
+            self._crashed("waiting", error)
+        self._bell.ring()
+
+    async def _pump_stdin(self, channel: Channel) -> None:
+        """Write what lies in the outbox; there is never more than one of these."""
+        try:
+            while self._outbox and (not self._ending or self._partly_written):
+                item = self._outbox[0]
+                if item.delivery is Delivery.REFUSED:
+                    item.delivery = Delivery.UNKNOWN
+                    self._sink.sending(self, item.message)
+                while item.frame:
+                    await channel.send(bytes(item.frame[:_PIECE]))
+                    item.frame = item.frame[_PIECE:]
+                self._outbox.popleft()
+                item.delivery = Delivery.WRITTEN
+                self._sink.written(self, item.message)
+                item.settle()
+        except TransportBroken as broken:
+            self._broke(broken)
+        except Exception as error:
+            self._crashed("writing", error)
+        self._writing = False
+        self._bell.ring()
+
+    def _broke(self, broken: TransportBroken) -> None:
+        if self.evidence.broken is None:
+            self.evidence.broken = broken
+        self._bell.ring()
+
+    def _crashed(self, doing: str, error: Exception) -> None:
+        """Something other than a broken transport: a mistake in a transport, or in core."""
+        if isinstance(error, ChannelClosed) and (self._declared or self._stop_asked):
+            return
+        _log.error("%s a worker failed", doing, exc_info=error)
+        if self.evidence.failure is None:
+            self.evidence.failure = f"{type(error).__name__}: {error}"
+        self._bell.ring()
+
+    # -- its end -----------------------------------------------------------------------------
+
+    @property
+    def _ending(self) -> bool:
+        return self._stop_asked or bool(self.evidence)
+
+    @property
+    def _partly_written(self) -> bool:
+        return bool(self._outbox) and self._outbox[0].delivery is Delivery.UNKNOWN
+
+    async def _ladder(self, channel: Channel) -> None:
+        """EOF, grace, TERM, grace, KILL: each step where the transport has it, each bounded."""
+        limits = self._limits
+        try:
+            if Capability.HALF_CLOSE in self._can and not self._partly_written:
+                await self._step(channel.send_eof, limits.eof_grace)
+            if Capability.SIGNALS in self._can:
+                await self._step(lambda: channel.signal(Signal.TERM), limits.term_grace)
+                self._hurried = False
+                await self._step(lambda: channel.signal(Signal.KILL), limits.kill_grace)
+        except TransportBroken as broken:
+            self._broke(broken)
+        except (ChannelClosed, Unsupported) as error:
+            self._crashed("stopping", error)
+
+    async def _step(self, act: Callable[[], Awaitable[None]], grace: float) -> None:
+        if self._at_end or self._hurried:
+            return
+        with anyio.move_on_after(grace):
+            await act()
+            await self._until(lambda: self._at_end or self._hurried)
+
+    @property
+    def _at_end(self) -> bool:
+        """Whether no step of the ladder could add anything."""
+        evidence = self.evidence
+        if evidence.exit is not None or evidence.link_failed:
+            return True
+        return self._stdout_done and not evidence.reports_exit
+
+    async def _settle(self) -> None:
+        """Collect what a worker that is over has still said, for a short and bounded time."""
+        evidence, limits = self.evidence, self._limits
+        if evidence.stuck is not None:
+            return
+        only_eof = evidence.broken is None and evidence.exit is None
+        for _ in range(_SETTLE_ROUNDS):
+            read_before = self._stdout_read
+            if await self._until(
+                lambda: (
+                    self._stdout_done and (evidence.exit is not None or not evidence.reports_exit)
+                ),
+                limits.exit_grace if only_eof else limits.settle,
+            ):
+                break
+            if self._stdout_read - read_before < _PIECE:
+                break
+        await self._until(lambda: self._stderr_done, _STDERR_SETTLE)
+
+    async def _until(self, condition: Callable[[], bool], seconds: float | None = None) -> bool:
+        with anyio.move_on_after(seconds):
+            while not condition():
+                await self._bell.wait()
+            return True
+        return condition()

@@ -1,0 +1,1 @@
+"""The transports that come with holdfast, written against its public names like anybody's."""
