@@ -105,8 +105,13 @@ __all__ = [
     "hookspec",
 ]
 
-for _name in __all__:
-    _public = globals()[_name]
-    if isinstance(_public, type):
-        _public.__module__ = "holdfast"
-del _name, _public
+
+def _as_public() -> None:
+    """Let messages and documentation name the public place of a class, not its file."""
+    for name in __all__:
+        each = globals()[name]
+        if isinstance(each, type):
+            each.__module__ = __name__
+
+
+_as_public()

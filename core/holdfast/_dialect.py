@@ -95,13 +95,16 @@ class Dialect(Struct, frozen=True):
                     "a message must be one line, and this one holds a newline: send each line "
                     "by itself, or pass a mapping"
                 )
-        if not self.json:
-            return Message(data, OPAQUE)
-        envelope = read(data)
+        message = self.look(data)
+        if self.json and message.envelope is OPAQUE:
+            _check_json(data)
+        return message
+
+    def look(self, data: bytes) -> Message:
+        """A message as it passes by; never fails."""
+        envelope = self.read(data)
         if envelope.kind is Kind.REQUEST:
             return self._request(data, envelope)
-        if envelope is OPAQUE:
-            _check_json(data)
         return Message(data, envelope)
 
     def request(self, id: RequestId, method: str, params: object) -> Message:

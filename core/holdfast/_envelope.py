@@ -40,7 +40,7 @@ OPAQUE: Final = Envelope(Kind.OPAQUE)
 
 
 class _Wire(Struct, gc=False):
-    id: int | float | str | None | UnsetType = UNSET
+    id: int | float | str | UnsetType | None = UNSET
     method: str | UnsetType = UNSET
     result: Raw | UnsetType = UNSET
     error: Raw | UnsetType = UNSET
@@ -51,6 +51,8 @@ _decode = msgspec.json.Decoder(_Wire).decode
 
 def read(data: bytes) -> Envelope:
     """The envelope of one message; :data:`OPAQUE` if it has none."""
+    if data[:1] != b"{":
+        return _scan(data)
     try:
         wire = _decode(data)
     except (msgspec.MsgspecError, RecursionError, UnicodeError):
@@ -77,7 +79,10 @@ _TOKENS_AT_MOST: Final = 1_000_000  # about a third of a second, on a line made 
 
 def _scan(data: bytes) -> Envelope:
     """Read an envelope by strings and brackets alone, without recursion and in linear time."""
-    fields, _, whole = _members(data.removeprefix(_BYTE_ORDER_MARK).strip(_SPACE))
+    text = data.removeprefix(_BYTE_ORDER_MARK).strip(_SPACE)
+    if text[:1] != b"{" or text[-1:] != b"}":
+        return OPAQUE
+    fields, _, whole = _members(text)
     if not whole:
         return OPAQUE
     method = _text(fields.get("method"))

@@ -63,6 +63,16 @@ class Evidence(msgspec.Struct):
         """Whether it is certain that the worker is over."""
         return self._fate() is Fate.GONE
 
+    @property
+    def only_stdin_closed(self) -> bool:
+        """Whether the worker lives, and shut nothing but its stdin."""
+        return (
+            self.broken is not None
+            and not self.eof
+            and self.failure is None
+            and self._broken_cause(self._fate()) is Cause.STDIN_CLOSED
+        )
+
     def _reported_exit(self) -> Exit | None:
         if self.exit is not None and self.exit.reported:
             return self.exit

@@ -340,7 +340,7 @@ class Machine:
         seq = self.last_seq
         for frame in frames:
             seq += 1
-            if type(frame) is bytes:
+            if isinstance(frame, bytes):
                 envelope = read(frame)
                 append(Line(seq, frame, envelope.kind, envelope.id))
             elif isinstance(frame, Cut):

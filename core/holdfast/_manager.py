@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import MappingProxyType, TracebackType
+from typing import Any, Self
 
 import anyio
 import msgspec
@@ -48,7 +49,7 @@ class SessionManager:
         self._tasks: anyio.abc.TaskGroup | None = None
         self.sessions: Mapping[str, Session] = MappingProxyType(self._sessions)
 
-    async def __aenter__(self) -> SessionManager:
+    async def __aenter__(self) -> Self:
         if self._tasks is not None:
             raise RuntimeError("this SessionManager is entered already")
         self._tasks = anyio.create_task_group()
@@ -153,7 +154,7 @@ class SessionManager:
             self._transports[target] = self._registry.transport(target)
         return self._transports[target]
 
-    def _spawn(self, task: Callable[[], Awaitable[None]]) -> None:
+    def _spawn(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
         if self._tasks is None:
             raise SessionClosed("the SessionManager of this session was left")
         self._tasks.start_soon(task)

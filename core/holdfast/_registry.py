@@ -92,9 +92,8 @@ class Registry:
             PluginLoadError: Its hooks are not what holdfast's specifications say.
             DuplicateTransport: It brings a scheme that another one brings.
         """
-        self._add(
-            plugin, name or getattr(plugin, "__name__", type(plugin).__name__), "this program"
-        )
+        own_name = str(getattr(plugin, "__name__", type(plugin).__name__))
+        self._add(plugin, name or own_name, "this program")
 
     def load_all(self) -> list[PluginError]:
         """Import every plugin there is, and give what went wrong, one error for each broken one."""
@@ -142,7 +141,7 @@ class Registry:
                 self._add(candidates[0].load(), name, distributions[0])
             except PluginError as error:
                 failure = error
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - a broken plugin breaks only itself
                 failure = PluginLoadError(name, distributions[0], error)
                 failure.__cause__ = error
         self._loaded[name] = failure
@@ -253,7 +252,7 @@ class Registry:
         for each in self._plugins.hook.holdfast_commands.get_hookimpls():
             try:
                 each.function(cli)
-            except Exception:
+            except Exception:  # noqa: BLE001 - a broken plugin breaks only itself
                 _log.exception("plugin %s could not add its commands", each.plugin_name)
 
     def observe(self, session: Session, status: Status) -> None:
@@ -261,14 +260,14 @@ class Registry:
         for observer in self._observers:
             try:
                 observer(session, status)
-            except Exception:
+            except Exception:  # noqa: BLE001 - an observer changes nothing
                 _log.exception("an observer of session %s failed; the session goes on", session.id)
 
 
 def _observer(
     function: Callable[..., object], names: Sequence[str]
 ) -> Callable[[Session, Status], object]:
-    """pluggy lets an implementation take fewer arguments than its specification has."""
+    """Pluggy lets an implementation take fewer arguments than its specification has."""
 
     def call(session: Session, status: Status) -> object:
         arguments = {"session": session, "status": status}

@@ -6,7 +6,7 @@ import datetime as dt
 import itertools
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -16,8 +16,8 @@ import msgspec
 
 from ._dialect import LOST_CODE, Dialect, Message
 from ._errors import CallError, SessionBusy, SessionClosed, TransportError, WorkerLost
-from ._evidence import Loss
 from ._events import Event, Kind, Lagged, Line, Origin, RequestId, StatusChanged
+from ._evidence import Loss
 from ._framing import Framer
 from ._journal import Journal
 from ._limits import Limits
@@ -70,7 +70,7 @@ class Session:
         dialect: Dialect,
         limits: Limits,
         *,
-        spawn: Callable[[Callable[[], Awaitable[None]]], None],
+        spawn: Callable[[Callable[[], Coroutine[Any, Any, None]]], None],
         observe: Callable[[Session, Status], None],
     ) -> None:
         self.id = session_id
@@ -197,7 +197,7 @@ class Session:
             try:
                 async with self._lifecycle:
                     await operation()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - raised again in the caller's task
                 failure.append(error)
             finally:
                 done.set()
@@ -570,7 +570,8 @@ class _Reply:
             raise CallError(0, f"an error that is no JSON-RPC error object: {error!r}", error)
         code, data = error.get("code", 0), error.get("data")
         if self.line.origin is Origin.HOLDFAST and code == LOST_CODE:
-            raise WorkerLost(status, Delivery(data["delivery"]))
+            delivery = data["delivery"] if isinstance(data, dict) else Delivery.UNKNOWN
+            raise WorkerLost(status, Delivery(delivery))
         raise CallError(code, str(error.get("message", "no message")), data)
 
 

@@ -11,7 +11,7 @@ A :class:`Transport` is a place; a :class:`Channel` is one running worker's byte
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from enum import Flag, StrEnum, auto
 
@@ -69,8 +69,8 @@ class Command(msgspec.Struct, frozen=True):
     inherit_env: bool = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.argv, str | bytes) or not isinstance(self.argv, Sequence):
-            raise TypeError(f"argv must be a tuple of strings, not {self.argv!r}")
+        if not isinstance(self.argv, tuple):
+            raise TypeError(f"argv is a tuple of strings, not {self.argv!r}")
         if not self.argv:
             raise ValueError("argv is empty: a command needs at least a program")
         for text in (*self.argv, *self.env, *self.env.values(), self.cwd or ""):

@@ -6,12 +6,17 @@ these two speak to the event loop directly, and the rest of core sees neither lo
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Protocol
-
-import sniffio
 
 if TYPE_CHECKING:
     import asyncio
+
+
+def in_trio() -> bool:
+    """Whether the running event loop is trio's; otherwise it is asyncio's or one of its kind."""
+    trio = sys.modules.get("trio")
+    return trio is not None and bool(trio.lowlevel.in_trio_run())
 
 
 class Waiter(Protocol):
@@ -45,7 +50,7 @@ class _AsyncioWaiter:
 
 def waiter() -> Waiter:
     """A new :class:`Waiter` for the running event loop. One task may wait for it."""
-    if sniffio.current_async_library() == "trio":
+    if in_trio():
         import trio
 
         return trio.Event()

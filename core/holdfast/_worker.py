@@ -44,15 +44,19 @@ _CLOSE: Final = 10.0
 
 
 class Sink(Protocol):
-    """Who is told what becomes of a worker. None of these may wait."""
+    """Who is told what becomes of a worker. None of these may wait.
+
+    Who has to hand output on to somebody slower gives back an awaitable from ``output`` or
+    ``stderr``: reading goes on when it is done, so that the worker feels the back pressure.
+    """
 
     def opened(self, worker: Worker) -> None:
         """It runs."""
 
-    def output(self, worker: Worker, data: bytes) -> None:
+    def output(self, worker: Worker, data: bytes) -> Awaitable[None] | None:
         """It wrote to its stdout; ``b""`` once, when it closed it."""
 
-    def stderr(self, worker: Worker, data: bytes) -> None:
+    def stderr(self, worker: Worker, data: bytes) -> Awaitable[None] | None:
         """It wrote to its stderr."""
 
     def sending(self, worker: Worker, message: Message) -> None:
@@ -71,11 +75,12 @@ class Sink(Protocol):
 class Outgoing:
     """A message on its way, and how far it has come."""
 
-    __slots__ = ("bell", "delivery", "frame", "message", "settled")
+    __slots__ = ("bell", "delivery", "frame", "message", "settled", "taken")
 
     def __init__(self, message: Message, frame: bytes) -> None:
         self.message = message
-        self.frame = memoryview(frame)
+        self.frame = frame
+        self.taken = 0
         self.delivery = Delivery.REFUSED
         self.settled = False
         self.bell: Bell | None = None
@@ -96,6 +101,15 @@ class Outgoing:
 class Worker:
     """One generation of a session's worker.
 
+    Args:
+        transport: Where it runs.
+        command: What runs.
+        framing: How its messages stand on the wire.
+        limits: The bounds of its session.
+        sink: Who is told.
+        outlives_stdin: Whether it may go on and write when it has closed its stdin, as in a
+            pipeline; its loss is declared all the same.
+
     Attributes:
         evidence: What is known of its end.
         failure: Why it could not be started.
@@ -109,6 +123,8 @@ class Worker:
         framing: Framing,
         limits: Limits,
         sink: Sink,
+        *,
+        outlives_stdin: bool = False,
     ) -> None:
         self.evidence = Evidence(Capability.EXIT_STATUS in transport.capabilities)
         self.failure: Exception | None = None
@@ -119,6 +135,7 @@ class Worker:
         self._framing = framing
         self._limits = limits
         self._sink = sink
+        self._outlives_stdin = outlives_stdin
         self._bell = Bell()
         self._scope = CancelScope()
         self._pumps: anyio.abc.TaskGroup | None = None
@@ -129,6 +146,7 @@ class Worker:
         self._hurried = False
         self._stdout_done = False
         self._stdout_read = 0
+        self._held = False  # output waits for somebody who is slower than the worker
         self._stderr_done = Capability.STDERR not in self._can
         self._declared = False
         self._done = False
@@ -141,7 +159,7 @@ class Worker:
             with self._scope:
                 async with self._transport.open(self._command) as channel:
                     await self._live(channel)
-        except Exception as error:  # a transport's own tasks may fail in groups of any kind
+        except Exception as error:  # noqa: BLE001 - a transport's own tasks may fail in any way
             self._failed(error)
         finally:
             if self._channel is not None and not self._declared:
@@ -179,6 +197,9 @@ class Worker:
         if self._stop_asked and not self.evidence.worker_gone:
             return  # the channel's close ends it, and what is known then is declared
         self._declare()
+        if self._outlives_stdin and self.evidence.only_stdin_closed:
+            await self._until(lambda: self._at_end or self._stop_asked)
+            await self._settle()
         if not self.evidence.worker_gone:
             await self._ladder(channel)
 
@@ -254,7 +275,7 @@ class Worker:
             self._broke(broken)
             self._outbox.append(item)
             return item
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a plugin's mistake ends this worker only
             self._crashed("writing", error)
             self._outbox.append(item)
             return item
@@ -267,12 +288,25 @@ class Worker:
             return item
         if taken:
             item.delivery = Delivery.UNKNOWN
-            item.frame = item.frame[taken:]
+            item.taken = taken
         self._outbox.append(item)
         assert self._pumps is not None
         self._writing = True
         self._pumps.start_soon(self._pump_stdin, self._channel)
         return item
+
+    async def end_input(self) -> None:
+        """Close its stdin once all that was handed over is written; or stop it, if need be."""
+        await self._until(lambda: not self._writing or self._ending)
+        if self._ending or self._channel is None:
+            return
+        if Capability.HALF_CLOSE not in self._can:
+            self.stop()
+            return
+        try:
+            await self._channel.send_eof()
+        except TransportBroken as broken:
+            self._broke(broken)
 
     def withdraw(self, item: Outgoing) -> bool:
         """Take a message back; ``False`` if a part of it may be written already."""
@@ -288,12 +322,13 @@ class Worker:
         try:
             while data := await channel.receive(_READ):
                 self._stdout_read += len(data)
-                self._sink.output(self, data)
+                if (slow := self._sink.output(self, data)) is not None:
+                    await self._held_up(slow)
             self._sink.output(self, b"")
             self.evidence.eof = True
         except TransportBroken as broken:
             self._broke(broken)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a plugin's mistake ends this worker only
             self._crashed("reading", error)
         self._stdout_done = True
         self._bell.ring()
@@ -303,18 +338,26 @@ class Worker:
         try:
             while data := await channel.receive_stderr(_READ):
                 self.stderr_tail = (self.stderr_tail + data)[-limit:] if limit else b""
-                self._sink.stderr(self, data)
+                if (slow := self._sink.stderr(self, data)) is not None:
+                    await slow
         except TransportBroken as broken:
             self._broke(broken)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a plugin's mistake ends this worker only
             self._crashed("reading stderr", error)
         self._stderr_done = True
         self._bell.ring()
 
+    async def _held_up(self, slow: Awaitable[None]) -> None:
+        self._held = True
+        try:
+            await slow
+        finally:
+            self._held = False
+
     async def _await_exit(self, channel: Channel) -> None:
         try:
             self.evidence.exit = await channel.wait()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a plugin's mistake ends this worker only
             self._crashed("waiting", error)
         self._bell.ring()
 
@@ -326,16 +369,17 @@ class Worker:
                 if item.delivery is Delivery.REFUSED:
                     item.delivery = Delivery.UNKNOWN
                     self._sink.sending(self, item.message)
-                while item.frame:
-                    await channel.send(bytes(item.frame[:_PIECE]))
-                    item.frame = item.frame[_PIECE:]
+                while item.taken < len(item.frame):
+                    piece = item.frame[item.taken : item.taken + _PIECE]
+                    await channel.send(piece)
+                    item.taken += len(piece)
                 self._outbox.popleft()
                 item.delivery = Delivery.WRITTEN
                 self._sink.written(self, item.message)
                 item.settle()
         except TransportBroken as broken:
             self._broke(broken)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a plugin's mistake ends this worker only
             self._crashed("writing", error)
         self._writing = False
         self._bell.ring()
@@ -400,7 +444,8 @@ class Worker:
         if evidence.stuck is not None:
             return
         only_eof = evidence.broken is None and evidence.exit is None
-        for _ in range(_SETTLE_ROUNDS):
+        rounds = _SETTLE_ROUNDS
+        while rounds:
             read_before = self._stdout_read
             if await self._until(
                 lambda: (
@@ -409,6 +454,9 @@ class Worker:
                 limits.exit_grace if only_eof else limits.settle,
             ):
                 break
+            if self._held:
+                continue
+            rounds -= 1
             if self._stdout_read - read_before < _PIECE:
                 break
         await self._until(lambda: self._stderr_done, _STDERR_SETTLE)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import anyio
 import anyio.lowlevel
-import sniffio
+
+from ._wakeup import in_trio
 
 if TYPE_CHECKING:
     import asyncio
@@ -37,9 +38,7 @@ class PipeReader(Protocol):
 
 def open_reader(fd: int) -> PipeReader:
     """A reader for ``fd``, which it owns from now on."""
-    if sniffio.current_async_library() == "asyncio":
-        return _AsyncioReader(fd)
-    return _Reader(fd)
+    return _Reader(fd) if in_trio() else _AsyncioReader(fd)
 
 
 class _Reader:

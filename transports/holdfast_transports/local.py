@@ -13,6 +13,7 @@ import signal
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager, suppress
+from pathlib import Path
 from typing import Final, NoReturn
 
 import anyio
@@ -109,10 +110,10 @@ def _not_started(
     program = command.argv[0]
     if isinstance(error, ValueError):
         return WorkerNotStarted(f"{program!r} cannot be given these arguments: {error}")
-    if command.cwd is not None and not os.path.isdir(command.cwd):
+    if command.cwd is not None and not Path(command.cwd).is_dir():
         return WorkerNotStarted(f"no such directory: {command.cwd!r}; create it or correct cwd")
     match error.errno:
-        case errno.ENOENT if os.sep in program and os.path.exists(program):
+        case errno.ENOENT if os.sep in program and Path(program).exists():
             text = f"{program!r} names an interpreter that is not there; look at its first line"
         case errno.ENOENT:
             text = f"no such command: {program!r}; install it, or give its path or a longer PATH"
@@ -251,11 +252,12 @@ class _Process:
             ) from error
 
     async def wait(self) -> Exit:
-        while self._exit is None:
+        while True:
+            if self._exit is not None:
+                return self._exit
             async with self._one_waits:
-                if self._exit is None and not self._peek():
+                if not self._peek():
                     await self._changed()
-        return self._exit
 
     async def _changed(self) -> None:
         if self._pidfd >= 0:
@@ -265,6 +267,8 @@ class _Process:
 
     def _peek(self) -> bool:
         """Look for the exit, and leave the process to be reaped."""
+        if self._exit is not None:
+            return True
         try:
             result = os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:  # somebody else in this program reaped it

@@ -44,7 +44,7 @@ class _Lazy(click.Group):
             formatter.write_dl(rows)
 
     def _load_plugins(self) -> None:
-        from .._registry import Registry
+        from holdfast._registry import Registry
 
         registry = Registry()
         registry.load_all()
