@@ -22,6 +22,9 @@ TOO_LONG_CODE: Final = -32002
 """The worker answered, and the answer was too long to be kept."""
 
 
+_REQUEST: Final = Kind.REQUEST
+
+
 class Message(Struct, frozen=True, gc=False):
     """A message on its way to the worker.
 
@@ -103,7 +106,7 @@ class Dialect(Struct, frozen=True):
     def look(self, data: bytes) -> Message:
         """A message as it passes by; never fails."""
         envelope = self.read(data)
-        if envelope.kind is Kind.REQUEST:
+        if envelope.kind is _REQUEST:
             return self._request(data, envelope)
         return Message(data, envelope)
 
@@ -118,7 +121,7 @@ class Dialect(Struct, frozen=True):
         content: dict[str, object] = {"jsonrpc": "2.0", "id": id, "method": method}
         if params is not None:
             content["params"] = params
-        return self._request(encode(content), Envelope(Kind.REQUEST, id, method))
+        return self._request(encode(content), Envelope(_REQUEST, id, method))
 
     def _request(self, data: bytes, envelope: Envelope) -> Message:
         if self.busy is not None and envelope.method not in self.busy:

@@ -165,7 +165,7 @@ class ContentLengthFramer:
             position = end
             if self._header.endswith(b"\n"):
                 self._end_line(frames)
-            elif len(self._header) >= self._LONGEST_HEADER:
+            if len(self._header) >= self._LONGEST_HEADER:
                 self._give_up(frames)
         return frames
 
@@ -201,9 +201,13 @@ class ContentLengthFramer:
 
     def finish(self) -> list[Frame]:
         if self._missing >= 0:
+            self._missing = -1
             rest = self._partial.take()
             return [Cut(rest) if isinstance(rest, bytes) else rest]
         block = bytes(self._header)
+        self._header.clear()
+        self._line = 0
+        self._length = None
         return [Cut(block)] if block else []
 
 

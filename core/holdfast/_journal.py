@@ -1,17 +1,18 @@
 """The one ordered event log of a session, bounded in bytes and read by cursors.
 
 Whoever reads holds a number and nothing else: no queue, no copy, nothing that a slow reader could
-fill. Appending wakes all readers once.
+fill. Who appends wakes the readers, once for all that it appended.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from ._events import Event, Lagged, Line, LineTooLong, Sent, Stderr
+from ._events import Event, Lagged
 
-_OVERHEAD = 200
-"""Bytes of memory that an event takes beside its data, measured with ``sys.getsizeof``."""
+_OVERHEAD = 400
+"""Bytes of memory that an event takes beside its data: a status with its texts, the largest, takes
+so much by ``sys.getsizeof``."""
 
 _LARGE = 65536
 """From this average size of an event on, readers are given one at a time."""
@@ -25,12 +26,10 @@ class Journal:
 
     Args:
         retained_bytes: How much memory the retained events may take.
-        wake: Called once after each append.
     """
 
-    def __init__(self, retained_bytes: int, wake: Callable[[], None]) -> None:
+    def __init__(self, retained_bytes: int) -> None:
         self._retained_bytes = retained_bytes
-        self._wake = wake
         self._events: list[Event] = []
         self._start = 0  # where in the list the retained events begin
         self._size = 0
@@ -47,10 +46,12 @@ class Journal:
             return
         self._events += events
         self.last_seq = events[-1].seq
-        self._size += sum(map(_weight, events))
+        size = self._size
+        for event in events:
+            size += _OVERHEAD + len(getattr(event, "data", b""))
+        self._size = size
         if self._size > self._retained_bytes:
             self._trim()
-        self._wake()
 
     def _trim(self) -> None:
         events, start = self._events, self._start
@@ -85,8 +86,4 @@ _DROPPED = Event(0)
 
 
 def _weight(event: Event) -> int:
-    if isinstance(event, Line | Sent | Stderr):
-        return _OVERHEAD + len(event.data)
-    if isinstance(event, LineTooLong):
-        return _OVERHEAD + len(event.head)
-    return 2 * _OVERHEAD
+    return _OVERHEAD + len(getattr(event, "data", b""))

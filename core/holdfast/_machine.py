@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterable, Mapping
-from enum import Enum, auto
+from enum import Enum, StrEnum, auto
 from typing import Final
 
 from msgspec import Struct
@@ -36,8 +36,15 @@ from ._evidence import Loss
 from ._framing import Cut, Frame, TooLong
 from ._status import Cause, Delivery, Exit, Fate, Reason, State, Status
 
+# On Python 3.11 it takes 0.1 µs to look up a member of an enum, and a line passes many.
+_REQUEST: Final = Kind.REQUEST
+_ANSWER: Final = Kind.ANSWER
+_REFUSED: Final = Delivery.REFUSED
+_UNKNOWN: Final = Delivery.UNKNOWN
+_WRITTEN: Final = Delivery.WRITTEN
 
-class Move(Enum):
+
+class Move(StrEnum):
     """What can happen to a session's state."""
 
     STARTED = auto()
@@ -76,6 +83,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Move, State]]] = {
     State.RESTARTING: {
         Move.STARTED: State.IDLE,
         Move.START_FAILED: State.ERROR,
+        Move.RESTARTING: State.RESTARTING,
         Move.STOPPED: State.STOPPED,
     },
     State.ERROR: {
@@ -108,10 +116,20 @@ class Phase(Enum):
     """We are stopping it: what it still says counts, and nothing more is sent."""
 
 
+_RUNNING: Final = Phase.RUNNING
+_SEND: Final = Verdict.SEND
+_BUSY: Final = State.BUSY
+_OCCUPIED: Final = Move.OCCUPIED
+_RELEASED: Final = Move.RELEASED
+_PROMPT: Final = Reason.PROMPT
+_PROMPT_COMPLETE: Final = Reason.PROMPT_COMPLETE
+_PROMPT_ERROR: Final = Reason.PROMPT_ERROR
+
+
 class _Request(Struct, gc=False):
     busy: bool
     lane: str | None
-    delivery: Delivery = Delivery.REFUSED
+    delivery: Delivery = _REFUSED
 
 
 class Machine:
@@ -136,6 +154,10 @@ class Machine:
         """The ids of the requests that are not answered yet."""
         return frozenset(self._requests)
 
+    def is_in_flight(self, id: RequestId) -> bool:
+        """Whether a request of this id is not answered yet."""
+        return id in self._requests
+
     # -- a worker's life ---------------------------------------------------------------------
 
     def starting(self) -> int:
@@ -149,7 +171,7 @@ class Machine:
         """The worker runs."""
         if generation != self.generation or self.phase is not Phase.STARTING:
             return []
-        self.phase = Phase.RUNNING
+        self.phase = _RUNNING
         restarted = self.status.state is State.RESTARTING
         return [
             self._move(
@@ -168,7 +190,7 @@ class Machine:
 
     def stopping(self, generation: int) -> None:
         """We began to stop the worker."""
-        if generation == self.generation and self.phase is Phase.RUNNING:
+        if generation == self.generation and self.phase is _RUNNING:
             self.phase = Phase.ENDING
 
     def restarting(self) -> list[Event]:
@@ -180,7 +202,7 @@ class Machine:
 
         Where we were stopping or restarting it, this is what was asked for, and no error.
         """
-        if generation != self.generation or self.phase not in (Phase.RUNNING, Phase.ENDING):
+        if generation != self.generation or self.phase not in (_RUNNING, Phase.ENDING):
             return []
         asked_for, self.phase = self.phase is Phase.ENDING, Phase.ABSENT
         if asked_for and self.status.state is State.RESTARTING:
@@ -224,9 +246,9 @@ class Machine:
                 status.state,
                 status.reason,
                 status.detail,
-                cause=status.cause,
-                worker=Fate.GONE,
-                exit=exit,
+                status.cause,
+                Fate.GONE,
+                exit,
             )
         ]
 
@@ -240,7 +262,7 @@ class Machine:
         """
         envelope = message.envelope
         id = envelope.id
-        is_request = envelope.kind is Kind.REQUEST
+        is_request = envelope.kind is _REQUEST
         if is_request and id in self._requests:
             raise InvalidMessage(
                 f"a request with id {id!r} is in flight already: ids must differ until answered"
@@ -248,50 +270,49 @@ class Machine:
         if is_request and not self._busy and envelope.method in self._dialect.cancel:
             assert id is not None
             return Verdict.REFUSED, [self._answer(id, success_answer(id))]
-        if self.phase is not Phase.RUNNING:
+        if self.phase is not _RUNNING:
             if is_request and self._dialect.recovers and self._startable():
                 return Verdict.START, []
             return Verdict.REFUSED, self.refuse(message)
         if not is_request:
-            return Verdict.SEND, []
+            return _SEND, []
         assert id is not None
         if message.busy and self._dialect.exclusive and self._occupied(message.lane):
             text = f"the session is answering another {envelope.method}"
             data = {
                 "reason": "busy",
                 "cause": None,
-                "delivery": Delivery.REFUSED,
+                "delivery": _REFUSED,
                 "detail": "wait for its answer, or cancel it",
             }
             return Verdict.REFUSED, [self._answer(id, error_answer(id, REFUSED_CODE, text, data))]
         self._requests[id] = _Request(message.busy, message.lane)
         if not message.busy:
-            return Verdict.SEND, []
+            return _SEND, []
         self._busy += 1
         if self._busy > 1:
-            return Verdict.SEND, []
-        return Verdict.SEND, [self._move(Move.OCCUPIED, Reason.PROMPT)]
+            return _SEND, []
+        return _SEND, [self._move(_OCCUPIED, _PROMPT)]
 
-    def refuse(self, message: Message) -> list[Event]:
-        """``message`` was not accepted, because no worker runs: answer it if it is a request."""
-        if message.envelope.kind is not Kind.REQUEST:
+    def refuse(self, message: Message, why: str | None = None) -> list[Event]:
+        """``message`` was not accepted: answer it if it is a request.
+
+        Args:
+            message: The message.
+            why: Why; by default because no worker runs.
+        """
+        if message.envelope.kind is not _REQUEST:
             return []
         status = self.status
         id = message.envelope.id
         assert id is not None
-        if self.phase is Phase.ENDING and status.state is not State.RESTARTING:
-            why = "the session is being stopped"
-        else:
-            why = f"the session is {status.state}"
+        if why is None:
+            if self.phase is Phase.ENDING and status.state is not State.RESTARTING:
+                why = "the session is being stopped: nothing was sent"
+            else:
+                why = f"the session is {status.state}: nothing was sent"
         return [
-            self._lost_answer(
-                id,
-                f"{why}: nothing was sent",
-                status.reason,
-                status.cause,
-                Delivery.REFUSED,
-                status.detail,
-            )
+            self._lost_answer(id, why, status.reason, status.cause, _REFUSED, status.detail)
         ]
 
     def sending(self, generation: int, message: Message) -> list[Event]:
@@ -299,39 +320,36 @@ class Machine:
         if generation != self.generation or self.phase is Phase.ABSENT:
             return []
         envelope = message.envelope
-        if envelope.kind is Kind.REQUEST and envelope.id in self._requests:
-            self._requests[envelope.id].delivery = Delivery.UNKNOWN
+        request = self._request(message)
+        if request is not None:
+            request.delivery = _UNKNOWN
         self.last_seq = seq = self.last_seq + 1
         return [Sent(seq, message.data, envelope.kind, envelope.id)]
 
     def written(self, generation: int, message: Message) -> None:
         """The transport took every byte of ``message``."""
-        request = (
-            self._requests.get(message.envelope.id) if message.envelope.id is not None else None
-        )
-        if generation == self.generation and request and message.envelope.kind is Kind.REQUEST:
-            request.delivery = Delivery.WRITTEN
+        request = self._request(message)
+        if request is not None and generation == self.generation:
+            request.delivery = _WRITTEN
 
     def withdraw(self, generation: int, message: Message, why: str) -> list[Event]:
         """``message`` was accepted, and not a byte of it will be written any more."""
         id = message.envelope.id
         if (
             generation != self.generation
-            or message.envelope.kind is not Kind.REQUEST
+            or message.envelope.kind is not _REQUEST
             or id not in self._requests
         ):
             return []
         assert id is not None
-        events: list[Event] = [
-            self._lost_answer(id, why, self.status.reason, None, Delivery.REFUSED, None)
-        ]
+        events: list[Event] = [self._lost_answer(id, why, self.status.reason, None, _REFUSED, None)]
         return events + self._forget(id, failed=True)
 
     # -- what comes from the worker ----------------------------------------------------------
 
     def frames(self, generation: int, frames: Iterable[Frame]) -> list[Event]:
         """The worker wrote these messages."""
-        if generation != self.generation or self.phase not in (Phase.RUNNING, Phase.ENDING):
+        if generation != self.generation or self.phase not in (_RUNNING, Phase.ENDING):
             return []
         events: list[Event] = []
         append = events.append
@@ -355,7 +373,7 @@ class Machine:
             else:
                 append(Line(seq, frame.data))
                 continue
-            if envelope.kind is Kind.ANSWER and envelope.id in requests:
+            if envelope.kind is _ANSWER and envelope.id in requests:
                 self.last_seq = seq
                 events += self._answered(envelope)
                 seq = self.last_seq
@@ -364,10 +382,17 @@ class Machine:
 
     def stderr(self, generation: int, data: bytes) -> list[Event]:
         """The worker wrote these bytes to its stderr."""
-        if generation != self.generation or self.phase not in (Phase.RUNNING, Phase.ENDING):
+        if generation != self.generation or self.phase not in (_RUNNING, Phase.ENDING):
             return []
         self.last_seq = seq = self.last_seq + 1
         return [Stderr(seq, data)]
+
+    def _request(self, message: Message) -> _Request | None:
+        """What is noted of a request in flight."""
+        envelope = message.envelope
+        if envelope.kind is not _REQUEST or envelope.id is None:
+            return None
+        return self._requests.get(envelope.id)
 
     # -- inside ------------------------------------------------------------------------------
 
@@ -376,6 +401,8 @@ class Machine:
         id = answered_by(frame.head) if self._dialect.json else None
         if id is None or id not in self._requests:
             return []
+        if self._requests[id].delivery is Delivery.REFUSED:
+            return []  # it was not sent yet, so this answers some other request
         detail = f"its answer of {frame.size} bytes is above the session's max_line"
         data = {
             "reason": "line_too_long",
@@ -389,7 +416,7 @@ class Machine:
     def _answered(self, envelope: Envelope) -> list[Event]:
         id = envelope.id
         assert id is not None
-        if self._requests[id].delivery is Delivery.REFUSED:
+        if self._requests[id].delivery is _REFUSED:
             return []  # it was not sent yet, so this answers some other request
         return self._forget(id, failed=envelope.failed)
 
@@ -398,11 +425,9 @@ class Machine:
         if not self._requests.pop(id).busy:
             return []
         self._busy -= 1
-        if self._busy or self.status.state is not State.BUSY:
+        if self._busy or self.status.state is not _BUSY:
             return []
-        return [
-            self._move(Move.RELEASED, Reason.PROMPT_ERROR if failed else Reason.PROMPT_COMPLETE)
-        ]
+        return [self._move(_RELEASED, _PROMPT_ERROR if failed else _PROMPT_COMPLETE)]
 
     def _occupied(self, lane: str | None) -> bool:
         return any(each.busy and each.lane == lane for each in self._requests.values())
@@ -441,7 +466,7 @@ class Machine:
 
     def _answer(self, id: RequestId, data: bytes) -> Line:
         self.last_seq = seq = self.last_seq + 1
-        return Line(seq, data, Kind.ANSWER, id, Origin.HOLDFAST)
+        return Line(seq, data, _ANSWER, id, Origin.HOLDFAST)
 
     def _stopped(self, loss: Loss | None) -> StatusChanged:
         if loss is None:
@@ -468,16 +493,13 @@ class Machine:
         worker_id: str | None = None,
     ) -> StatusChanged:
         state = TRANSITIONS[self.status.state][move]
-        return self._announce(
-            state, reason, detail, cause=cause, worker=worker, exit=exit, worker_id=worker_id
-        )
+        return self._announce(state, reason, detail, cause, worker, exit, worker_id)
 
     def _announce(
         self,
         state: State,
         reason: Reason | None,
         detail: str | None,
-        *,
         cause: Cause | None,
         worker: Fate | None,
         exit: Exit | None,

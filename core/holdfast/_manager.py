@@ -11,6 +11,7 @@ import anyio
 import msgspec
 from anyio import CancelScope
 
+from ._deadlines import Deadlines
 from ._dialect import Dialect
 from ._errors import HoldfastError, SessionBusy, SessionClosed, UnknownSession
 from ._limits import Limits
@@ -47,6 +48,7 @@ class SessionManager:
         self._sessions: dict[str, Session] = {}
         self._transports: dict[str, Transport] = {}
         self._tasks: anyio.abc.TaskGroup | None = None
+        self._scopes: set[CancelScope] = set()
         self.sessions: Mapping[str, Session] = MappingProxyType(self._sessions)
 
     async def __aenter__(self) -> Self:
@@ -54,6 +56,8 @@ class SessionManager:
             raise RuntimeError("this SessionManager is entered already")
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
+        self._deadlines = Deadlines()
+        self._tasks.start_soon(self._deadlines.run)
         return self
 
     async def __aexit__(
@@ -61,7 +65,7 @@ class SessionManager:
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
-    ) -> bool | None:
+    ) -> None:
         assert self._tasks is not None
         tasks = self._tasks
         if error is not None:
@@ -71,17 +75,19 @@ class SessionManager:
             with CancelScope(shield=True):
                 with anyio.move_on_after(self._bound()):
                     await self.stop_all()
-                tasks.cancel_scope.cancel()
                 for session in self._sessions.values():
                     session.close()
         finally:
             self._tasks = None
+            tasks.cancel_scope.cancel()
+            for scope in self._scopes:
+                scope.cancel()
             try:
-                result = await tasks.__aexit__(kind, error, traceback)
+                # Not told of the body's error, the task group does not wrap it in a group of one.
+                await tasks.__aexit__(None, None, None)
             finally:
                 with anyio.move_on_after(_SLACK, shield=True):
                     await self._close_transports()
-        return result
 
     def _bound(self) -> float:
         graces = (
@@ -145,6 +151,7 @@ class SessionManager:
             limits if limits is not None else self._limits,
             spawn=self._spawn,
             observe=self._registry.observe,
+            deadlines=self._deadlines,
         )
         self._sessions[session_id] = session
         return session
@@ -157,7 +164,22 @@ class SessionManager:
     def _spawn(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
         if self._tasks is None:
             raise SessionClosed("the SessionManager of this session was left")
-        self._tasks.start_soon(task)
+        self._tasks.start_soon(self._run_shielded, task)
+
+    async def _run_shielded(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run one of a session's tasks, out of reach of what cancels the manager's body.
+
+        Else a cancelled body would kill its workers before it stops them, and each would be told
+        as lost; and on asyncio a task that is started in a cancelled scope may spin there.
+        """
+        with CancelScope(shield=True) as scope:
+            self._scopes.add(scope)
+            try:
+                if self._tasks is None:
+                    scope.cancel()
+                await task()
+            finally:
+                self._scopes.discard(scope)
 
     async def start(
         self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import math
 import os
 import select
 import signal
@@ -59,6 +60,7 @@ class _Output:
     """One of our own standard streams; once its reader is gone, what is written is dropped."""
 
     def __init__(self, fd: int, on_closed: Callable[[], None]) -> None:
+        self._fd = fd
         self._writer = PipeWriter(fd)
         self._on_closed = on_closed
         self._waiting = bytearray()
@@ -84,12 +86,14 @@ class _Output:
         return self.flush()
 
     async def flush(self) -> None:
+        """Write what waits. Cancelling it loses nothing: the rest goes on waiting."""
         async with self._one_flushes:
             try:
                 while self._waiting:
-                    piece = bytes(self._waiting)
-                    self._waiting.clear()
-                    await self._writer.write(piece)
+                    taken = self._writer.write_nowait(bytes(self._waiting))
+                    del self._waiting[:taken]
+                    if self._waiting:
+                        await anyio.wait_writable(self._fd)
             except OSError:
                 self._close()
 
@@ -134,6 +138,7 @@ class Proxy:
         self._tasks: anyio.abc.TaskGroup | None = None
         self._input_ended = False
         self._stop_asked = False
+        self._flushing = anyio.CancelScope()
 
     async def run(self) -> int:
         """Run to the end, and give the exit code."""
@@ -147,7 +152,9 @@ class Proxy:
             await tasks.start(self._obey_signals)
             tasks.start_soon(self._watch_stdout)
             await self._worker.run()
-            with anyio.move_on_after(_FLUSH if self._stop_asked else None):
+            bound = anyio.current_time() + _FLUSH if self._stop_asked else math.inf
+            self._flushing.deadline = bound  # a stop may come while we wait
+            with self._flushing:
                 await self._stdout.flush()
                 await self._stderr.flush()
             tasks.cancel_scope.cancel()
@@ -171,6 +178,7 @@ class Proxy:
     def _stop(self) -> None:
         if self._stop_asked:
             self._worker.hurry()
+        self._flushing.deadline = anyio.current_time() + (0 if self._stop_asked else _FLUSH)
         self._stop_asked = True
         self._worker.stop()
 
@@ -209,7 +217,8 @@ class Proxy:
             if not data:
                 break
             item = self._worker.submit(Message(data, _OPAQUE))
-            await item.wait()
+            if item is not None:
+                await item.wait()
             for message in messages:
                 self._machine.written(self._machine.generation, message)
         self._input_ended = True

@@ -14,8 +14,16 @@ import anyio
 import anyio.lowlevel
 import msgspec
 
+from ._deadlines import Deadlines
 from ._dialect import LOST_CODE, Dialect, Message
-from ._errors import CallError, SessionBusy, SessionClosed, TransportError, WorkerLost
+from ._errors import (
+    CallError,
+    InvalidMessage,
+    SessionBusy,
+    SessionClosed,
+    TransportError,
+    WorkerLost,
+)
 from ._events import Event, Kind, Lagged, Line, Origin, RequestId, StatusChanged
 from ._evidence import Loss
 from ._framing import Framer
@@ -24,10 +32,17 @@ from ._limits import Limits
 from ._machine import Machine, Phase, Verdict
 from ._status import Delivery, Exit, State, Status
 from ._transport import Command, Transport
-from ._wakeup import Bell, Waiter, waiter
+from ._wakeup import Waiter, bell, waiter
 from ._worker import Outgoing, Worker
 
 _log = logging.getLogger("holdfast")
+
+# On Python 3.11 it takes 0.1 µs to look up a member of an enum, and a line passes many.
+_SEND: Final = Verdict.SEND
+_START: Final = Verdict.START
+_REFUSED: Final = Delivery.REFUSED
+_WRITTEN: Final = Delivery.WRITTEN
+_ANSWER: Final = Kind.ANSWER
 
 _BATCH: Final = 64
 """Events that a subscription takes from the journal at once."""
@@ -72,6 +87,7 @@ class Session:
         *,
         spawn: Callable[[Callable[[], Coroutine[Any, Any, None]]], None],
         observe: Callable[[Session, Status], None],
+        deadlines: Deadlines,
     ) -> None:
         self.id = session_id
         self.command = command
@@ -80,9 +96,10 @@ class Session:
         self._dialect = dialect
         self._spawn = spawn
         self._observe = observe
+        self._deadlines = deadlines
         self._machine = Machine(session_id, dialect, _now)
-        self._bell = Bell()
-        self._journal = Journal(limits.retained_bytes, self._bell.ring)
+        self._bell = bell()
+        self._journal = Journal(limits.retained_bytes)
         self._lifecycle = anyio.Lock()
         self._worker: Worker | None = None
         self._framer: Framer = dialect.framing.framer(limits.max_line)
@@ -239,6 +256,8 @@ class Session:
             )
         self._end_worker()
         self._apply(self._machine.restarting())
+        if self._worker is not None:
+            await self._worker.wait_over()
         await self._start()
 
     async def _stop(self) -> None:
@@ -307,29 +326,65 @@ class Session:
             InvalidMessage: It is no message of this dialect, or its id is in flight already.
             SessionClosed: The session was forgotten.
         """
-        return await self._send(
-            self._dialect.message(message),
-            self.limits.send_timeout if timeout is None else timeout,
-        )
+        if timeout is None:
+            timeout = self.limits.send_timeout
+        checked = self._dialect.message(message)
+        outcome = self._offer(checked)
+        if isinstance(outcome, Receipt):
+            return outcome
+        return await self._deliver(checked, outcome, timeout)
 
-    async def _send(self, message: Message, timeout: float | None) -> Receipt:
+    def _offer(self, message: Message) -> Receipt | Outgoing | None:
+        """Send a message as far as that goes without waiting.
+
+        Returns:
+            The receipt; or what is queued; or ``None`` if a worker has to be started first.
+        """
         if self._closed:
             raise SessionClosed(f"session {self.id} was forgotten; create a new one")
-        verdict, events = self._machine.admit(message)
-        if events:
+        machine = self._machine
+        verdict, events = machine.admit(message)
+        if verdict is _START:
+            return None
+        id = message.envelope.id
+        if verdict is not _SEND:
             self._apply(events)
-        if verdict is Verdict.START:
-            with anyio.move_on_after(timeout):
-                await self._recover()
-            verdict, events = self._machine.admit(message)
-            self._apply(self._machine.refuse(message) if verdict is Verdict.START else events)
-        if verdict is not Verdict.SEND:
-            return Receipt(Delivery.REFUSED, self.status, message.envelope.id)
+            return Receipt(_REFUSED, machine.status, id)
         assert self._worker is not None
         item = self._worker.submit(message)
-        if not item.settled:
-            await self._settled(item, self._worker, timeout)
-        return Receipt(item.delivery, self.status, message.envelope.id)
+        if item is not None:
+            if item.taken:
+                events += machine.sending(machine.generation, message)
+            self._apply(events)
+            return item
+        events += machine.sending(machine.generation, message)
+        machine.written(machine.generation, message)
+        self._apply(events)
+        return Receipt(_WRITTEN, machine.status, id)
+
+    async def _deliver(
+        self, message: Message, outcome: Outgoing | None, timeout: float | None
+    ) -> Receipt:
+        """Send a message whose sending takes time."""
+        if outcome is None:
+            try:
+                with anyio.move_on_after(timeout):
+                    await self._recover()
+            except BaseException:
+                why = "it was cancelled before it was sent"
+                self._apply(self._machine.refuse(message, why))
+                raise
+            again = self._offer(message)
+            if again is None:
+                self._apply(self._machine.refuse(message))
+                again = Receipt(_REFUSED, self.status, message.envelope.id)
+            if isinstance(again, Receipt):
+                return again
+            outcome = again
+        if not outcome.settled:
+            assert self._worker is not None
+            await self._settled(outcome, self._worker, timeout)
+        return Receipt(outcome.delivery, self.status, message.envelope.id)
 
     async def _settled(self, item: Outgoing, worker: Worker, timeout: float | None) -> None:
         generation = self.generation
@@ -381,24 +436,37 @@ class Session:
             id = self._new_id()
         message = self._dialect.request(id, method, params)
         if id in self._calls:
-            self._machine.admit(message)  # says what is wrong with it
+            raise InvalidMessage(
+                f"a call with id {id!r} is under way already: ids must differ until answered"
+            )
         self._calls[id] = reply = _Reply()
         try:
-            if timeout is None:
-                await self._send(message, self.limits.send_timeout)
-                await reply.waiter.wait()
+            outcome = self._offer(message)
+            if isinstance(outcome, Receipt):
+                await self._answer_to(reply, timeout)
             else:
                 with anyio.fail_after(timeout):
-                    await self._send(message, None)
+                    await self._deliver(message, outcome, None)
                     await reply.waiter.wait()
         finally:
-            del self._calls[id]
+            if self._calls.get(id) is reply:
+                del self._calls[id]
         return reply.result(self.status)
 
+    async def _answer_to(self, reply: _Reply, timeout: float | None) -> None:
+        if timeout is None:
+            await reply.waiter.wait()
+            return
+        with self._deadlines.until(timeout, reply.waiter.set):
+            await reply.waiter.wait()
+        if reply.line is None:
+            raise TimeoutError(f"no answer within {timeout:g} s; the request stays in flight")
+
     def _new_id(self) -> RequestId:
-        while (id := f"hf-{next(self._call_ids)}") in self._machine.in_flight:
-            pass
-        return id
+        while True:
+            id = f"hf-{next(self._call_ids)}"
+            if not self._machine.is_in_flight(id):
+                return id
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -477,26 +545,34 @@ class Session:
         return self._machine.generation if worker is self._worker else 0
 
     def _apply(self, events: Sequence[Event]) -> None:
-        """Put events into the journal, wake the readers, then tell everybody else."""
+        """Put events into the journal, wake the readers, then tell everybody else.
+
+        Calls are woken first: who waits for an answer has the next message to send.
+        """
+        if not events:
+            return
         self._journal.append(events)
+        if self._calls:
+            for event in events:
+                if type(event) is Line and event.kind is _ANSWER:
+                    self._reply(event)
+        self._bell.ring()
         for event in events:
-            if isinstance(event, StatusChanged):
-                self._watch(event.status)
-                self._observe(self, event.status)
-            elif self._calls and isinstance(event, Line) and event.kind is Kind.ANSWER:
-                self._reply(event)
+            if type(event) is StatusChanged:
+                self._tell(event.status)
 
     def _reply(self, line: Line) -> None:
-        reply = self._calls.get(line.id) if line.id is not None else None
-        if reply is not None and reply.line is None:
+        reply = self._calls.pop(line.id, None) if line.id is not None else None
+        if reply is not None:
             reply.line = line
             reply.waiter.set()
 
-    def _watch(self, status: Status) -> None:
+    def _tell(self, status: Status) -> None:
         for watcher in self._watchers:
             if watcher.status is None and status.state in watcher.states:
                 watcher.status = status
                 watcher.waiter.set()
+        self._observe(self, status)
 
 
 class Subscription:
@@ -524,13 +600,9 @@ class Subscription:
         self._next += 1
         return event
 
-    async def batches(self, at_most: int = 1024) -> AsyncIterator[Sequence[Event | Lagged]]:
+    def batches(self, at_most: int = 1024) -> AsyncIterator[Sequence[Event | Lagged]]:
         """The same events, as many at a time as there are."""
-        while True:
-            try:
-                yield await self._take(at_most)
-            except StopAsyncIteration:
-                return
+        return _Batches(self, at_most)
 
     async def _take(self, at_most: int) -> Sequence[Event | Lagged]:
         if self._turn >= _TURN:
@@ -549,6 +621,24 @@ class Subscription:
                 raise StopAsyncIteration
             self._turn = 0
             await self._session._bell.wait()
+
+
+class _Batches:
+    """Not an async generator: one that is cancelled while it waits would be at its end."""
+
+    def __init__(self, subscription: Subscription, at_most: int) -> None:
+        self._subscription = subscription
+        self._at_most = at_most
+
+    def __aiter__(self) -> _Batches:
+        return self
+
+    async def __anext__(self) -> Sequence[Event | Lagged]:
+        one_by_one = self._subscription
+        if rest := one_by_one._batch[one_by_one._next :]:
+            one_by_one._batch, one_by_one._next = (), 0
+            return rest
+        return await one_by_one._take(self._at_most)
 
 
 class _Reply:

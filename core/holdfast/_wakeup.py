@@ -6,11 +6,9 @@ these two speak to the event loop directly, and the rest of core sees neither lo
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    import asyncio
+from typing import Protocol
 
 
 def in_trio() -> bool:
@@ -20,36 +18,25 @@ def in_trio() -> bool:
 
 
 class Waiter(Protocol):
-    """Something that happens once. Any task may wait for it; ``set`` may come first."""
+    """Something that happens once, and that one task waits for; ``set`` may come first."""
 
     def set(self) -> None: ...
-    def is_set(self) -> bool: ...
     async def wait(self) -> None: ...
 
 
-class _AsyncioWaiter:
-    __slots__ = ("_future",)
+class Bell(Protocol):
+    """Wakes all who wait for it at that moment; a ring that nobody hears is forgotten.
 
-    def __init__(self) -> None:
-        import asyncio
+    Who waits looks at the state that it waits for before and after, as with any condition. There
+    is no ``await`` between that look and the wait, so no ring is missed.
+    """
 
-        self._future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def set(self) -> None:
-        if not self._future.done():
-            self._future.set_result(None)
-
-    def is_set(self) -> bool:
-        return self._future.done()
-
-    async def wait(self) -> None:
-        # A future that is awaited by a cancelled task is cancelled with it, and then counts as
-        # set: each waiter has one waiting task, and nobody asks after that task was cancelled.
-        await self._future
+    def ring(self) -> None: ...
+    async def wait(self) -> None: ...
 
 
 def waiter() -> Waiter:
-    """A new :class:`Waiter` for the running event loop. One task may wait for it."""
+    """A new :class:`Waiter` for the running event loop."""
     if in_trio():
         import trio
 
@@ -57,28 +44,60 @@ def waiter() -> Waiter:
     return _AsyncioWaiter()
 
 
-class Bell:
-    """Wakes all who wait for it at that moment; a ring that nobody hears is forgotten.
+def bell() -> Bell:
+    """A new :class:`Bell` for the running event loop."""
+    return _TrioBell() if in_trio() else _AsyncioBell()
 
-    Who waits looks at the state that it waits for before and after, as with any condition. There
-    is no ``await`` between that look and the wait, so no ring is missed.
-    """
 
-    __slots__ = ("_waiters",)
+class _AsyncioWaiter:
+    __slots__ = ("_future",)
 
     def __init__(self) -> None:
-        self._waiters: dict[Waiter, None] = {}
+        self._future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def ring(self) -> None:
-        if self._waiters:
-            waiters, self._waiters = self._waiters, {}
-            for each in waiters:
-                each.set()
+    def set(self) -> None:
+        if not self._future.done():
+            self._future.set_result(None)
 
     async def wait(self) -> None:
-        one = waiter()
-        self._waiters[one] = None
+        await self._future
+
+
+class _AsyncioBell:
+    __slots__ = ("_futures", "_loop")
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._futures: list[asyncio.Future[None]] = []
+
+    def ring(self) -> None:
+        if self._futures:
+            futures, self._futures = self._futures, []
+            for each in futures:
+                if not each.done():
+                    each.set_result(None)
+
+    async def wait(self) -> None:
+        future = self._loop.create_future()
+        self._futures.append(future)
         try:
-            await one.wait()
-        finally:
-            self._waiters.pop(one, None)
+            await future
+        except BaseException:
+            if future in self._futures:
+                self._futures.remove(future)
+            raise
+
+
+class _TrioBell:
+    __slots__ = ("_lot",)
+
+    def __init__(self) -> None:
+        import trio
+
+        self._lot = trio.lowlevel.ParkingLot()
+
+    def ring(self) -> None:
+        self._lot.unpark_all()
+
+    async def wait(self) -> None:
+        await self._lot.park()

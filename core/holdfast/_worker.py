@@ -22,7 +22,7 @@ from ._framing import Framing
 from ._limits import Limits
 from ._status import Delivery, Exit
 from ._transport import Capability, Channel, Command, Signal, Transport
-from ._wakeup import Bell
+from ._wakeup import Bell, bell
 
 _log = logging.getLogger("holdfast")
 
@@ -35,6 +35,14 @@ _PIECE: Final = 64 * 1024
 _SETTLE_ROUNDS: Final = 20
 """How often ``Limits.settle`` may begin anew while a slow link still delivers a lot: what a worker
 wrote before its end is not thrown away, and a grandchild that chats on cannot hold us up."""
+
+_SETTLE_BYTES: Final = 2 * 1024 * 1024
+"""How much of what a worker wrote may still be on its way when its exit is known: what a pipe or
+an SSH window holds. Beyond this, it is a grandchild that floods the pipe."""
+
+_LEFT_BEHIND: Final = 8 * 1024 * 1024
+"""Bytes that a worker's end may leave in pipes, windows and sockets on the way here, and then some.
+What is more comes from a grandchild, which nobody waits for."""
 
 _STDERR_SETTLE: Final = 0.1
 """Seconds for the rest of stderr: it matters less than a prompt word about the loss."""
@@ -77,11 +85,11 @@ class Outgoing:
 
     __slots__ = ("bell", "delivery", "frame", "message", "settled", "taken")
 
-    def __init__(self, message: Message, frame: bytes) -> None:
+    def __init__(self, message: Message, frame: bytes, taken: int) -> None:
         self.message = message
         self.frame = frame
-        self.taken = 0
-        self.delivery = Delivery.REFUSED
+        self.taken = taken
+        self.delivery = Delivery.UNKNOWN if taken else Delivery.REFUSED
         self.settled = False
         self.bell: Bell | None = None
 
@@ -93,7 +101,7 @@ class Outgoing:
     async def wait(self) -> None:
         """Wait until nothing more will become of it."""
         if self.bell is None:
-            self.bell = Bell()
+            self.bell = bell()
         while not self.settled:
             await self.bell.wait()
 
@@ -136,19 +144,23 @@ class Worker:
         self._limits = limits
         self._sink = sink
         self._outlives_stdin = outlives_stdin
-        self._bell = Bell()
+        self._bell = bell()
         self._scope = CancelScope()
         self._pumps: anyio.abc.TaskGroup | None = None
         self._channel: Channel | None = None
         self._outbox: deque[Outgoing] = deque()
         self._writing = False
         self._stop_asked = False
+        self._ending = False  # it is being stopped, or there is evidence of its end
         self._hurried = False
         self._stdout_done = False
         self._stdout_read = 0
+        self._read_at_exit = 0
         self._held = False  # output waits for somebody who is slower than the worker
         self._stderr_done = Capability.STDERR not in self._can
+        self._stderr_held = False
         self._declared = False
+        self._torn = False  # a message was partly written when the end was declared
         self._done = False
 
     # -- its life ----------------------------------------------------------------------------
@@ -202,9 +214,23 @@ class Worker:
             await self._settle()
         if not self.evidence.worker_gone:
             await self._ladder(channel)
+        if self._outlives_stdin:
+            await self._drain_stderr()
+
+    async def _drain_stderr(self) -> None:
+        """Bring the rest of stderr to somebody who reads it more slowly than it was written."""
+        while not self._stderr_done and not self._stop_asked:
+            await self._until(
+                lambda: self._stderr_done or self._stderr_held or self._stop_asked,
+                self._limits.settle,
+            )
+            if not self._stderr_held:
+                break
+            await self._until(lambda: not self._stderr_held or self._stop_asked)
 
     def _declare(self) -> None:
         self._declared = True
+        self._torn = self._partly_written
         self._sink.ended(self, self.evidence.judge(self.stderr_tail))
         for item in self._outbox:
             item.settle()
@@ -246,7 +272,7 @@ class Worker:
 
     def stop(self) -> None:
         """Begin to stop it: politely where it runs, at once where it is being started."""
-        self._stop_asked = True
+        self._stop_asked = self._ending = True
         if self._channel is None:
             self._scope.cancel()
         self._bell.ring()
@@ -259,40 +285,37 @@ class Worker:
     def stuck(self, seconds: float) -> None:
         """Declare that it takes no input, after a part of a message was written."""
         self.evidence.stuck = seconds
-        self._bell.ring()
+        self._noticed()
 
-    def submit(self, message: Message) -> Outgoing:
-        """Hand over a message: written at once where that is possible, else in its turn."""
-        item = Outgoing(message, self._framing.encode(message.data))
-        if self._writing or self._ending or self._channel is None or self._declared:
-            self._outbox.append(item)
-            if self._declared:
-                item.settle()
+    def submit(self, message: Message) -> Outgoing | None:
+        """Hand over a message.
+
+        Returns:
+            ``None`` if every byte of it was taken at once; else what becomes of it, in its turn.
+            The sink is not told of what was ``taken`` here: only the caller can say when that
+            stands in the journal.
+        """
+        frame = self._framing.encode(message.data)
+        taken = 0
+        if not self._writing and not self._ending and not self._declared:
+            try:
+                taken = self._channel.send_nowait(frame)  # type: ignore[union-attr]
+            except TransportBroken as broken:
+                self._broke(broken)
+            except Exception as error:  # noqa: BLE001 - a plugin's mistake ends this worker only
+                self._crashed("writing", error)
+            if taken == len(frame):
+                return None
+        item = Outgoing(message, frame, taken)
+        if self._declared:
+            item.settle()
             return item
-        try:
-            taken = self._channel.send_nowait(item.frame)
-        except TransportBroken as broken:
-            self._broke(broken)
-            self._outbox.append(item)
-            return item
-        except Exception as error:  # noqa: BLE001 - a plugin's mistake ends this worker only
-            self._crashed("writing", error)
-            self._outbox.append(item)
-            return item
-        if taken:
-            self._sink.sending(self, message)
-        if taken == len(item.frame):
-            item.delivery = Delivery.WRITTEN
-            item.settled = True
-            self._sink.written(self, message)
-            return item
-        if taken:
-            item.delivery = Delivery.UNKNOWN
-            item.taken = taken
         self._outbox.append(item)
-        assert self._pumps is not None
-        self._writing = True
-        self._pumps.start_soon(self._pump_stdin, self._channel)
+        if not self._writing and not self._ending:
+            assert self._pumps is not None
+            assert self._channel is not None
+            self._writing = True
+            self._pumps.start_soon(self._pump_stdin, self._channel)
         return item
 
     async def end_input(self) -> None:
@@ -320,12 +343,9 @@ class Worker:
 
     async def _pump_stdout(self, channel: Channel) -> None:
         try:
-            while data := await channel.receive(_READ):
-                self._stdout_read += len(data)
-                if (slow := self._sink.output(self, data)) is not None:
-                    await self._held_up(slow)
+            await channel.forward(self._take_stdout, _READ)
             self._sink.output(self, b"")
-            self.evidence.eof = True
+            self.evidence.eof = self._ending = True
         except TransportBroken as broken:
             self._broke(broken)
         except Exception as error:  # noqa: BLE001 - a plugin's mistake ends this worker only
@@ -339,13 +359,27 @@ class Worker:
             while data := await channel.receive_stderr(_READ):
                 self.stderr_tail = (self.stderr_tail + data)[-limit:] if limit else b""
                 if (slow := self._sink.stderr(self, data)) is not None:
+                    self._stderr_held = True
                     await slow
+                    self._stderr_held = False
+                    self._bell.ring()
         except TransportBroken as broken:
             self._broke(broken)
         except Exception as error:  # noqa: BLE001 - a plugin's mistake ends this worker only
             self._crashed("reading stderr", error)
         self._stderr_done = True
         self._bell.ring()
+
+    def _take_stdout(self, data: bytes) -> Awaitable[None] | None:
+        self._stdout_read += len(data)
+        if self._flooded:
+            self._bell.ring()
+        try:
+            slow = self._sink.output(self, data)
+        except Exception as error:  # noqa: BLE001 - a mistake in core ends this worker only
+            self._crashed("reading", error)
+            return None
+        return None if slow is None else self._held_up(slow)
 
     async def _held_up(self, slow: Awaitable[None]) -> None:
         self._held = True
@@ -357,6 +391,7 @@ class Worker:
     async def _await_exit(self, channel: Channel) -> None:
         try:
             self.evidence.exit = await channel.wait()
+            self._read_at_exit = self._stdout_read
         except Exception as error:  # noqa: BLE001 - a plugin's mistake ends this worker only
             self._crashed("waiting", error)
         self._bell.ring()
@@ -366,13 +401,15 @@ class Worker:
         try:
             while self._outbox and (not self._ending or self._partly_written):
                 item = self._outbox[0]
-                if item.delivery is Delivery.REFUSED:
+                if not item.taken:
                     item.delivery = Delivery.UNKNOWN
                     self._sink.sending(self, item.message)
                 while item.taken < len(item.frame):
                     piece = item.frame[item.taken : item.taken + _PIECE]
                     await channel.send(piece)
                     item.taken += len(piece)
+                if self._declared:
+                    break
                 self._outbox.popleft()
                 item.delivery = Delivery.WRITTEN
                 self._sink.written(self, item.message)
@@ -387,6 +424,10 @@ class Worker:
     def _broke(self, broken: TransportBroken) -> None:
         if self.evidence.broken is None:
             self.evidence.broken = broken
+        self._noticed()
+
+    def _noticed(self) -> None:
+        self._ending = True
         self._bell.ring()
 
     def _crashed(self, doing: str, error: Exception) -> None:
@@ -396,38 +437,38 @@ class Worker:
         _log.error("%s a worker failed", doing, exc_info=error)
         if self.evidence.failure is None:
             self.evidence.failure = f"{type(error).__name__}: {error}"
-        self._bell.ring()
+        self._noticed()
 
     # -- its end -----------------------------------------------------------------------------
 
     @property
-    def _ending(self) -> bool:
-        return self._stop_asked or bool(self.evidence)
-
-    @property
     def _partly_written(self) -> bool:
+        if self._torn:
+            return True
         return bool(self._outbox) and self._outbox[0].delivery is Delivery.UNKNOWN
 
     async def _ladder(self, channel: Channel) -> None:
         """EOF, grace, TERM, grace, KILL: each step where the transport has it, each bounded."""
         limits = self._limits
-        try:
-            if Capability.HALF_CLOSE in self._can and not self._partly_written:
-                await self._step(channel.send_eof, limits.eof_grace)
-            if Capability.SIGNALS in self._can:
-                await self._step(lambda: channel.signal(Signal.TERM), limits.term_grace)
-                self._hurried = False
-                await self._step(lambda: channel.signal(Signal.KILL), limits.kill_grace)
-        except TransportBroken as broken:
-            self._broke(broken)
-        except (ChannelClosed, Unsupported) as error:
-            self._crashed("stopping", error)
+        if Capability.HALF_CLOSE in self._can and not self._partly_written:
+            await self._step(channel.send_eof, limits.eof_grace)
+        if Capability.SIGNALS in self._can:
+            await self._step(lambda: channel.signal(Signal.TERM), limits.term_grace)
+            self._hurried = False
+            await self._step(lambda: channel.signal(Signal.KILL), limits.kill_grace)
 
     async def _step(self, act: Callable[[], Awaitable[None]], grace: float) -> None:
         if self._at_end or self._hurried:
             return
         with anyio.move_on_after(grace):
-            await act()
+            try:
+                await act()
+            except TransportBroken as broken:  # a stdin that is gone is no reason to skip SIGTERM
+                self._broke(broken)
+                return
+            except (ChannelClosed, Unsupported) as error:
+                self._crashed("stopping", error)
+                return
             await self._until(lambda: self._at_end or self._hurried)
 
     @property
@@ -438,6 +479,13 @@ class Worker:
             return True
         return self._stdout_done and not evidence.reports_exit
 
+    @property
+    def _flooded(self) -> bool:
+        """Whether more arrived after the exit than the worker itself can have written."""
+        if self.evidence.exit is None:
+            return False
+        return self._stdout_read - self._read_at_exit > _SETTLE_BYTES
+
     async def _settle(self) -> None:
         """Collect what a worker that is over has still said, for a short and bounded time."""
         evidence, limits = self.evidence, self._limits
@@ -445,16 +493,23 @@ class Worker:
             return
         only_eof = evidence.broken is None and evidence.exit is None
         rounds = _SETTLE_ROUNDS
+        read_at_end = self._stdout_read
         while rounds:
             read_before = self._stdout_read
             if await self._until(
                 lambda: (
-                    self._stdout_done and (evidence.exit is not None or not evidence.reports_exit)
+                    self._flooded
+                    or (
+                        self._stdout_done
+                        and (evidence.exit is not None or not evidence.reports_exit)
+                    )
                 ),
                 limits.exit_grace if only_eof else limits.settle,
             ):
                 break
-            if self._held:
+            if self._stdout_read - read_at_end > _LEFT_BEHIND:
+                break
+            if self._held and not self._stop_asked:
                 continue
             rounds -= 1
             if self._stdout_read - read_before < _PIECE:

@@ -11,7 +11,7 @@ import errno
 import os
 import signal
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final, NoReturn
@@ -173,7 +173,8 @@ class _LocalChannel(Channel):
             self._fail(Operation.SEND, error)
 
     def send_nowait(self, data: bytes) -> int:
-        self._check_stdin(Operation.SEND)
+        if self._closed or self._broken is not None or self._eof_sent:
+            self._check_stdin(Operation.SEND)
         try:
             return self._stdin.write_nowait(data)
         except (OSError, anyio.ClosedResourceError) as error:
@@ -194,6 +195,16 @@ class _LocalChannel(Channel):
             self._check(Operation.RECEIVE)
         try:
             return await self._stdout.read(max_bytes)
+        except (OSError, anyio.ClosedResourceError) as error:
+            self._fail(Operation.RECEIVE, error)
+
+    async def forward(
+        self, take: Callable[[bytes], Awaitable[None] | None], max_bytes: int = 65536
+    ) -> None:
+        if self._closed:
+            self._check(Operation.RECEIVE)
+        try:
+            await self._stdout.forward(take, max_bytes)
         except (OSError, anyio.ClosedResourceError) as error:
             self._fail(Operation.RECEIVE, error)
 

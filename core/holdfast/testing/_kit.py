@@ -1,0 +1,328 @@
+"""What the clauses work with: workers to run, deadlines, and a record of what happened."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import pytest
+
+from holdfast import Capability, Channel, ChannelClosed, Command, Transport, TransportBroken
+
+from ._timeline import Recorded, Timeline
+
+if TYPE_CHECKING:
+    from ._clause import Clause
+
+Sever = Callable[[Channel], Awaitable[object]]
+
+SCRIPT_WORKER: Final = ("sh", "-c", 'IFS= read -r script && eval "$script"')
+"""The worker that a transport without ``ANY_COMMAND`` must lead to, for its clauses to be tried.
+
+It runs the first line of its stdin as a shell script, with all that follows as its input.
+"""
+
+PROMPT: Final = 10.0
+"""Seconds for what must happen "at once": a slow machine's worst, far below a person's patience."""
+
+QUIET: Final = 0.4
+"""Seconds in which something must *not* happen: long enough for what would come at once."""
+
+WHOLE: Final = 90.0
+"""Seconds for a whole clause; the largest moves tens of MiB or starts 50 workers."""
+
+MUCH: Final = 64 * 1024 * 1024
+"""More than the pipes, windows and socket buffers between us and a worker can hold."""
+
+LOOK: Final = (
+    "if ! kill -0 $1 2>/dev/null; then echo gone; exit; fi; "
+    "state=$(sed 's/^.*) //' /proc/$1/stat 2>/dev/null); "
+    "case $state in Z*|X*) echo gone;; *) echo alive;; esac"
+)
+"""Says whether a process lives. A zombie does not, though ``kill -0`` finds it."""
+
+
+class Peer(Recorded):
+    """An open channel, with ways to read whole lines and whole streams."""
+
+    def __init__(self, wrapped: Channel, name: str, kit: Kit) -> None:
+        super().__init__(wrapped, name, kit.timeline)
+        self._kit = kit
+        self._rest = b""
+
+    async def line(self) -> bytes:
+        """The next line of its stdout, without the newline."""
+        with self._kit.within("a line from the worker"):
+            while b"\n" not in self._rest:
+                data = await self.receive()
+                assert data, f"the worker's stdout ended; left over: {self._rest!r}"
+                self._rest += data
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line
+
+    async def exactly(self, size: int, seconds: float = PROMPT) -> bytes:
+        """The next ``size`` bytes of its stdout."""
+        parts, have = [self._rest], len(self._rest)
+        with self._kit.within(f"{size:,} bytes from the worker", seconds):
+            while have < size:
+                data = await self.receive()
+                assert data, f"the worker's stdout ended after {have:,} of {size:,} bytes"
+                parts.append(data)
+                have += len(data)
+        whole = b"".join(parts)
+        self._rest = whole[size:]
+        return whole[:size]
+
+    async def to_end(self, seconds: float = PROMPT) -> bytes:
+        """All that is left of its stdout."""
+        parts = [self._rest]
+        self._rest = b""
+        with self._kit.within("the end of the worker's stdout", seconds):
+            while data := await self.receive():
+                parts.append(data)
+        return b"".join(parts)
+
+    async def until_broken(self) -> tuple[bytes, TransportBroken | None]:
+        """All that is left of its stdout, and the loss it ended with; ``None`` for a plain end."""
+        parts = [self._rest]
+        self._rest = b""
+        with self._kit.within("the end of stdout, or TransportBroken"):
+            try:
+                while data := await self.receive():
+                    parts.append(data)
+            except TransportBroken as broken:
+                return b"".join(parts), broken
+        return b"".join(parts), None
+
+    async def stderr_to_end(self, seconds: float = PROMPT) -> bytes:
+        """All that is left of its stderr."""
+        parts = []
+        with self._kit.within("the end of the worker's stderr", seconds):
+            while data := await self.receive_stderr():
+                parts.append(data)
+        return b"".join(parts)
+
+    async def broken_send(self) -> TransportBroken:
+        """Send until the transport finds that it is broken: the first writes may succeed."""
+        with self._kit.within("a send to raise TransportBroken"):
+            while True:
+                try:
+                    await self.send(b"anybody there?\n")
+                except TransportBroken as broken:
+                    return broken
+                await anyio.sleep(0.02)
+
+
+class Kit:
+    """Everything a clause needs, for one transport.
+
+    Args:
+        transport: The transport to try.
+        patience: A factor for every deadline.
+        sever: Cuts the link of an open channel, where there is one.
+        unreachable: A transport whose place cannot be reached.
+        script_worker: The transport has one fixed worker, and that is ``SCRIPT_WORKER``.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        patience: float = 1.0,
+        sever: Sever | None = None,
+        unreachable: Transport | None = None,
+        script_worker: bool = False,
+    ) -> None:
+        self.transport = transport
+        self.patience = patience
+        self.timeline = Timeline()
+        self._sever = sever
+        self._unreachable = unreachable
+        self._script_worker = script_worker
+        self._opened = 0
+
+    # -- running a clause --------------------------------------------------------------------
+
+    async def run(self, clause: Clause, body: Callable[[Kit], Awaitable[None]]) -> None:
+        """Try one clause; what it raises says what the rule is and what the transport did."""
+        __tracebackhide__ = True
+        if reason := self.missing(clause):
+            pytest.skip(f"capability: {reason}")
+        self.timeline = Timeline()
+        try:
+            try:
+                with self.within("the whole clause", WHOLE):
+                    await body(self)
+            finally:
+                with anyio.move_on_after(PROMPT * self.patience, shield=True):
+                    await self.transport.aclose()
+        except Exception as error:
+            error.add_note(self._explain(clause))
+            raise
+
+    def missing(self, clause: Clause) -> str | None:
+        """The name of what the transport lacks for a clause."""
+        lacking = clause.needs & ~self.transport.capabilities
+        if lacking:
+            return ", ".join(str(each.name) for each in lacking)
+        if clause.fixture is not None and getattr(self, f"_{clause.fixture}") is None:
+            return f"{clause.fixture} (the test class has no such fixture)"
+        if not self.can(Capability.ANY_COMMAND) and not self._script_worker:
+            if clause.fixture != "unreachable":
+                return "ANY_COMMAND (and the test class does not say `script_worker = True`)"
+        return None
+
+    def _explain(self, clause: Clause) -> str:
+        return (
+            f"\nclause {clause.id} of the transport contract is broken\n"
+            f"  the rule:  {clause.rule}\n"
+            f"  look at:   {clause.anchor}, and: python -m pydoc holdfast.{clause.see}\n"
+            f"  once more: pytest --holdfast-clause {clause.id}\n"
+            f"  what the transport did (seconds since the clause began):\n"
+            + "\n".join(f"    {line}" for line in self.timeline.render().splitlines())
+        )
+
+    # -- the transport -----------------------------------------------------------------------
+
+    def can(self, capability: Capability) -> bool:
+        """Whether the transport has this capability."""
+        return capability in self.transport.capabilities
+
+    @property
+    def unreachable(self) -> Transport:
+        """A transport whose place cannot be reached."""
+        assert self._unreachable is not None
+        return self._unreachable
+
+    async def sever(self, peer: Peer) -> None:
+        """Cut a channel's link."""
+        assert self._sever is not None
+        await self.timeline.record(
+            f"sever({peer.name})", partial(self._sever, peer.wrapped), lambda _: "done"
+        )
+
+    @asynccontextmanager
+    async def open(
+        self,
+        script: str,
+        *args: str,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        inherit_env: bool = True,
+    ) -> AsyncIterator[Peer]:
+        """Run a shell script of one line as a worker."""
+        assert "\n" not in script
+        if self.can(Capability.ANY_COMMAND):
+            argv = ("sh", "-c", script, "sh", *args)
+            async with self.start(Command(argv, cwd, env or {}, inherit_env)) as peer:
+                yield peer
+        else:
+            line = f"set -- {shlex.join(args)}; {script}\n" if args else f"{script}\n"
+            async with self.start(Command(SCRIPT_WORKER)) as peer:
+                with self.within("the script to be sent to the worker"):
+                    await peer.wrapped.send(line.encode())
+                yield peer
+
+    @asynccontextmanager
+    async def start(self, command: Command) -> AsyncIterator[Peer]:
+        """Run a command as a worker."""
+        name = _letter(self._opened)
+        self._opened += 1
+        entry = self.timeline.begin(f"open({shlex.join(command.argv)}) as {name}")
+        context = self.transport.open(command)
+        try:
+            with self.within("open()", 3 * PROMPT):
+                channel = await context.__aenter__()
+        except BaseException as error:
+            self.timeline.end(entry, f"raised {type(error).__name__}: {error}")
+            raise
+        self.timeline.end(entry, "opened")
+        try:
+            yield Peer(channel, name, self)
+        except BaseException as error:
+            if not await self._leave(name, context, error):
+                raise
+        else:
+            await self._leave(name, context, None)
+
+    async def _leave(self, name: str, context: Any, error: BaseException | None) -> bool:
+        entry = self.timeline.begin(f"leave the context of {name}")
+        what = (type(error), error, error.__traceback__) if error else (None, None, None)
+        try:
+            with self.within(f"leaving the context of {name}", 2 * PROMPT):
+                swallowed = bool(await context.__aexit__(*what))
+        except BaseException as raised:
+            self.timeline.end(entry, "left" if raised is error else f"raised {raised!r}")
+            raise
+        self.timeline.end(entry, "left")
+        return swallowed
+
+    async def probe(self, script: str, *args: str) -> bytes:
+        """Run a script to its end and give what it printed."""
+        async with self.open(script, *args) as peer:
+            return await peer.to_end()
+
+    async def gone(self, pid: bytes) -> None:
+        """See that a process is gone, on the machine where the workers run."""
+        with self.within(f"process {pid.decode()} to be gone", PROMPT / 2):
+            while (await self.probe(LOOK, pid.decode())).strip() != b"gone":
+                await anyio.sleep(0.05)
+
+    # -- time --------------------------------------------------------------------------------
+
+    @contextmanager
+    def within(self, what: str, seconds: float = PROMPT) -> Iterator[None]:
+        """Fail if this takes too long."""
+        limit = seconds * self.patience
+        with anyio.move_on_after(limit) as scope:
+            yield
+        if scope.cancelled_caught:
+            raise AssertionError(f"waited {limit:g} s in vain for {what}")
+
+    async def stays_pending(self, call: Callable[[], Awaitable[object]]) -> bool:
+        """Whether an operation is still waiting after a while; it is cancelled then."""
+        with anyio.move_on_after(QUIET * self.patience):
+            await call()
+            return False
+        return True
+
+    async def pause(self) -> None:
+        """Give the worker and the wire time for what they have begun."""
+        await anyio.sleep(QUIET * self.patience)
+
+    async def together(self, *calls: Callable[[], Awaitable[Any]]) -> list[Any]:
+        """Run several operations at once; results in their order, errors as they are."""
+        results: list[Any] = [None] * len(calls)
+
+        async def run(index: int) -> None:
+            results[index] = await calls[index]()
+
+        try:
+            async with anyio.create_task_group() as tasks:
+                for index in range(len(calls)):
+                    tasks.start_soon(run, index)
+        except ExceptionGroup as group:
+            raise _first(group) from group
+        return results
+
+
+async def outcome(call: Callable[[], Awaitable[Any]]) -> Any:
+    """What an operation returned, or the transport error that it raised."""
+    try:
+        return await call()
+    except (TransportBroken, ChannelClosed) as error:
+        return error
+
+
+def _first(error: Exception) -> Exception:
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _letter(number: int) -> str:
+    return chr(ord("A") + number) if number < 26 else f"channel {number + 1}"
