@@ -409,7 +409,7 @@ class Worker:
                     await channel.send(piece)
                     item.taken += len(piece)
                 if self._declared:
-                    break
+                    break  # a stuck worker read on after all; what became of this was told
                 self._outbox.popleft()
                 item.delivery = Delivery.WRITTEN
                 self._sink.written(self, item.message)

@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -183,7 +184,12 @@ class _LogLines(logging.Handler):
         self._act = act
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._act.tell(Logged(self._act.now(), record.levelname.lower(), record.getMessage()))
+        logged = Logged(self._act.now(), record.levelname.lower(), record.getMessage())
+        self._act.logged.append(logged)  # and told later: printing may fail, logging must not
+
+
+class _Astray(Exception):
+    """The story took another course than it should: what was seen so far is judged."""
 
 
 class _Act:
@@ -193,12 +199,18 @@ class _Act:
         self._report = report
         self._began = time.perf_counter()
         self._at_status: dict[int, tuple[frozenset[RequestId], bool]] = {}
+        self.logged: list[Logged] = []
         self.story = Story([], [])
 
     def now(self) -> float:
         return time.perf_counter() - self._began
 
     def tell(self, entry: Entry) -> None:
+        while self.logged:
+            self._tell(self.logged.pop(0))
+        self._tell(entry)
+
+    def _tell(self, entry: Entry) -> None:
         self.story.entries.append(entry)
         self._report(entry)
 
@@ -207,8 +219,12 @@ class _Act:
         """Look at the session at the very moment of each status, as an observer can."""
         self._at_status[status.seq] = session.in_flight, session.is_busy
 
-    async def watch(self, events: Subscription, until: Callable[[Seen], bool]) -> Seen | None:
-        """Tell events until one is found; ``None`` if the worker was lost before it came."""
+    async def watch(self, events: Subscription, until: Callable[[Seen], bool]) -> Seen:
+        """Tell events until one is found.
+
+        Raises:
+            _Astray: The worker was lost before it came.
+        """
         async for event in events:
             if isinstance(event, Lagged):
                 continue
@@ -220,12 +236,12 @@ class _Act:
                 return seen
             if _is_error(seen):
                 break
-        return None
+        raise _Astray
 
     async def play(self) -> None:
         registry = Registry()
         registry.register(self)
-        with anyio.move_on_after(_ENOUGH):
+        with suppress(_Astray), anyio.move_on_after(_ENOUGH):
             async with SessionManager(registry=registry) as manager:
                 session = manager.create("local:", WORKER, session_id="demo", dialect="kimi-wire")
                 async with session.subscribe() as events:
@@ -234,15 +250,14 @@ class _Act:
     async def _play(self, session: Session, events: Subscription) -> None:
         await session.start()
         started = await self.watch(events, lambda seen: pid_in(seen.message) is not None)
-        pid = pid_in(started.message) if started is not None else None
+        pid = pid_in(started.message)
+        assert pid is not None
         await self._send(session, 1)
         await self.watch(events, _is_idle)
 
         await self._send(session, 2)
         for _ in range(WORDS_BEFORE_KILL):
             await self.watch(events, lambda seen: word_in(seen.message) is not None)
-        if pid is None:
-            return
         os.kill(pid, signal.SIGKILL)
         self.tell(Killed(self.now(), pid))
         await self.watch(events, _is_error)

@@ -49,12 +49,19 @@ class _OptionsFirst(click.Command):
     """
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
-        for position, word in enumerate(args):
-            if word == "--status":
-                args = [*args[:position], "--status=text", *args[position + 1 :]]
-            if not word.startswith("-") or word == "--":
-                break
+        valued = {name for each in self.params if not _stands_alone(each) for name in each.opts}
+        args = list(args)
+        position = 0
+        while position < len(args) and args[position].startswith("-") and args[position] != "--":
+            if args[position] == "--status":
+                args[position] = "--status=text"
+            position += 2 if args[position] in valued else 1
         return super().parse_args(context, args)
+
+
+def _stands_alone(parameter: click.Parameter) -> bool:
+    """Whether the word behind this parameter's name is not its value."""
+    return not isinstance(parameter, click.Option) or parameter.is_flag
 
 
 def _environment(

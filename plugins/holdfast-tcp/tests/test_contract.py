@@ -1,0 +1,27 @@
+"""``tcp:`` keeps holdfast's transport contract."""
+
+from __future__ import annotations
+
+import pytest
+from holdfast_tcp import TcpTransport
+
+from holdfast.testing import TransportContract
+
+
+class TestTcp(TransportContract):
+    script_worker = True
+
+    @pytest.fixture
+    def transport(self, server):
+        return TcpTransport("127.0.0.1", server.port)
+
+    @pytest.fixture
+    def unreachable(self, free_port):
+        return TcpTransport("127.0.0.1", free_port)
+
+    @pytest.fixture
+    def sever(self, server):
+        async def cut(channel):
+            server.cut()
+
+        return cut

@@ -1,0 +1,68 @@
+"""What ``tcp:`` says when it cannot connect, and what it reads in a target."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+from holdfast_tcp import TcpTransport, holdfast_transports
+
+from holdfast import Command, Target, TransportUnavailable
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request):
+    return request.param
+
+
+async def unavailable(transport: TcpTransport) -> str:
+    with pytest.raises(TransportUnavailable) as caught:
+        async with transport.open(Command(("worker",))):
+            pass
+    return str(caught.value)
+
+
+async def test_refused(free_port):
+    """A refused connection says so, and what to check."""
+    text = await unavailable(TcpTransport("127.0.0.1", free_port))
+    assert f"tcp://127.0.0.1:{free_port} cannot be reached" in text
+    assert "Connection refused" in text
+    assert "listening" in text
+
+
+async def test_unknown_host():
+    """A host without an address is named."""
+    assert "'no-such-host.invalid' cannot be resolved" in await unavailable(
+        TcpTransport("no-such-host.invalid", 1)
+    )
+
+
+async def test_no_answer():
+    """A place that does not answer is given up after ``connect_timeout``."""
+    with socket.socket() as full:  # a full backlog drops what asks to connect
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        address = full.getsockname()
+        with socket.create_connection(address):
+            text = await unavailable(TcpTransport(*address, connect_timeout=0.2))
+    assert "did not answer within 0.2 s" in text
+    assert "connect_timeout" in text
+
+
+def test_a_target():
+    """Host, port and option are taken from the target."""
+    (spec,) = holdfast_transports()
+    transport = spec.factory(Target.parse("tcp://[::1]:7000?connect_timeout=2.5"))
+    assert vars(transport) == {"_host": "::1", "_port": 7000, "_timeout": 2.5}
+
+
+@pytest.mark.parametrize(
+    "text", ["tcp://host", "tcp:7000", "tcp://host:1/path", "tcp://host:1?connect_timeout=soon"]
+)
+def test_no_target(text):
+    """What is no such target is refused with words."""
+    (spec,) = holdfast_transports()
+    with pytest.raises(ValueError, match="tcp://host:port|connect_timeout"):
+        spec.factory(Target.parse(text))
