@@ -80,11 +80,9 @@ class TransportBroken(TransportError):
         self.cause = cause
         self.worker = worker
         self.exit = exit
+        self.detail: str = native if isinstance(native, str) else _described(native)
         if isinstance(native, BaseException):
-            self.detail = f"{type(native).__name__}: {native}"
-            self.__cause__ = native
-        else:
-            self.detail = native
+            _chain(self, native)
         super().__init__(f"{operation}: {self.detail}")
 
     def during(self, operation: Operation) -> TransportBroken:
@@ -95,6 +93,15 @@ class TransportBroken(TransportError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_broken, (self.operation, self.native, self.cause, self.worker, self.exit))
+
+
+def _chain(error: BaseException, cause: BaseException) -> None:
+    """What ``raise error from cause`` does, for an error that is raised more than once."""
+    error.__cause__ = cause
+
+
+def _described(native: BaseException) -> str:
+    return f"{type(native).__name__}: {native}"
 
 
 def _broken(
@@ -184,12 +191,15 @@ class UnknownTransport(PluginError):
 
     def __init__(self, scheme: str, known: Sequence[str] = (), hint: str = "") -> None:
         self.scheme = scheme
-        self.known = tuple(known)
+        self.known: tuple[str, ...] = tuple(known)
         self.hint = hint
         names = ", ".join(self.known) or "none"
         super().__init__(
             f"no transport named {scheme!r}{hint}; known: {names} (see: holdfast transports)"
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (UnknownTransport, (self.scheme, self.known, self.hint))
 
 
 class DuplicateTransport(PluginError):
@@ -213,3 +223,6 @@ class PluginLoadError(PluginError):
             f"plugin {plugin!r} of {distribution} cannot be loaded: {text}; "
             f"update or uninstall {distribution}"
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (PluginLoadError, (self.plugin, self.distribution, self.why))

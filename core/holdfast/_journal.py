@@ -14,6 +14,9 @@ _OVERHEAD = 400
 """Bytes of memory that an event takes beside its data: a status with its texts, the largest, takes
 so much by ``sys.getsizeof``."""
 
+_OTHER = bytes(1024)
+"""In the place of data, for events that have none: as long as the head of a ``LineTooLong``."""
+
 _LARGE = 65536
 """From this average size of an event on, readers are given one at a time."""
 
@@ -48,7 +51,7 @@ class Journal:
         self.last_seq = events[-1].seq
         size = self._size
         for event in events:
-            size += _OVERHEAD + len(getattr(event, "data", b""))
+            size += _OVERHEAD + len(getattr(event, "data", _OTHER))
         self._size = size
         if self._size > self._retained_bytes:
             self._trim()
@@ -86,4 +89,4 @@ _DROPPED = Event(0)
 
 
 def _weight(event: Event) -> int:
-    return _OVERHEAD + len(getattr(event, "data", b""))
+    return _OVERHEAD + len(getattr(event, "data", _OTHER))

@@ -311,9 +311,7 @@ class Machine:
                 why = "the session is being stopped: nothing was sent"
             else:
                 why = f"the session is {status.state}: nothing was sent"
-        return [
-            self._lost_answer(id, why, status.reason, status.cause, _REFUSED, status.detail)
-        ]
+        return [self._lost_answer(id, why, status.reason, status.cause, _REFUSED, status.detail)]
 
     def sending(self, generation: int, message: Message) -> list[Event]:
         """``message`` is being handed to the transport; from now on a part may be written."""

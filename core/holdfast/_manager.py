@@ -70,13 +70,13 @@ class SessionManager:
         tasks = self._tasks
         if error is not None:
             for session in self._sessions.values():
-                session.hurry()
+                session._hurry()
         try:
             with CancelScope(shield=True):
                 with anyio.move_on_after(self._bound()):
                     await self.stop_all()
                 for session in self._sessions.values():
-                    session.close()
+                    session._close()
         finally:
             self._tasks = None
             tasks.cancel_scope.cancel()
@@ -269,7 +269,7 @@ class SessionManager:
         """
         session = self.get(session_id)
         await session.stop()
-        session.close()
+        session._close()
         self._sessions.pop(session_id, None)
 
 

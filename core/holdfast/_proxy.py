@@ -14,6 +14,7 @@ import os
 import select
 import signal
 import stat
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -185,7 +186,12 @@ class Proxy:
     async def _obey_signals(
         self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
     ) -> None:
-        asked = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        # One that was ignored when we were started stays so: `nohup holdfast run …` works.
+        asked = [
+            each
+            for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+            if signal.getsignal(each) is not signal.SIG_IGN
+        ]
         with anyio.open_signal_receiver(*asked) as signals:
             task_status.started()
             async for _ in signals:
@@ -193,6 +199,17 @@ class Proxy:
 
     async def _watch_stdout(self) -> None:
         """Notice that our reader is gone before there is anything to write to it."""
+        if sys.platform == "linux":
+            # An epoll that asks for nothing is "readable" at an error or a hang-up, and not when
+            # somebody writes to us on a socket that is our stdin too (inetd, socat).
+            with select.epoll() as errors:
+                try:
+                    errors.register(1, 0)
+                except PermissionError:  # a file, whose readers nobody counts
+                    return
+                await anyio.wait_readable(errors.fileno())
+            self._stdout_closed()
+            return
         kind = os.fstat(1).st_mode
         if not stat.S_ISFIFO(kind) and not stat.S_ISSOCK(kind):
             return

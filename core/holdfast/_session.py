@@ -26,7 +26,6 @@ from ._errors import (
 )
 from ._events import Event, Kind, Lagged, Line, Origin, RequestId, StatusChanged
 from ._evidence import Loss
-from ._framing import Framer
 from ._journal import Journal
 from ._limits import Limits
 from ._machine import Machine, Phase, Verdict
@@ -102,7 +101,6 @@ class Session:
         self._journal = Journal(limits.retained_bytes)
         self._lifecycle = anyio.Lock()
         self._worker: Worker | None = None
-        self._framer: Framer = dialect.framing.framer(limits.max_line)
         self._calls: dict[RequestId, _Reply] = {}
         self._call_ids = itertools.count(1)
         self._watchers: list[_Watcher] = []
@@ -164,7 +162,7 @@ class Session:
 
         Raises:
             TransportUnavailable: The place where it should run cannot be reached or used.
-            WorkerNotStarted: The command cannot be started there.
+            WorkerNotStarted: The command cannot be started there, or a stop came first.
             SessionClosed: The session was forgotten.
         """
         await self._operate(self._start, abort=True)
@@ -182,7 +180,7 @@ class Session:
         Raises:
             SessionBusy: A request is running, and ``force`` is not given.
             TransportUnavailable: The place where it should run cannot be reached or used.
-            WorkerNotStarted: The command cannot be started there.
+            WorkerNotStarted: The command cannot be started there, or a stop came first.
             SessionClosed: The session was forgotten.
         """
         await self._operate(lambda: self._restart(force))
@@ -238,7 +236,11 @@ class Session:
             return  # the stop that waits for its turn says what became of it
         generation = self._machine.starting()
         worker = self._worker = Worker(
-            self._transport, self.command, self._dialect.framing, self.limits, self
+            self._transport,
+            self.command,
+            self._dialect.framing,
+            self.limits,
+            _Generation(self, generation),
         )
         self._spawn(worker.run)
         await worker.wait_opened()
@@ -293,12 +295,12 @@ class Session:
         except TransportError as error:
             _log.warning("session %s could not recover: %s", self.id, error)
 
-    def hurry(self) -> None:
+    def _hurry(self) -> None:
         """Leave out the polite steps of a stop, now or later."""
         if self._worker is not None:
             self._worker.hurry()
 
-    def close(self) -> None:
+    def _close(self) -> None:
         """No more events will come: subscriptions end, and sending is an error."""
         self._closed = True
         self._bell.ring()
@@ -502,48 +504,6 @@ class Session:
             raise SessionClosed(f"session {self.id} was forgotten while it was {self.status.state}")
         return watcher.status
 
-    # -- what the worker tells (holdfast._worker.Sink) ---------------------------------------
-
-    def opened(self, worker: Worker) -> None:
-        self._framer = self._dialect.framing.framer(self.limits.max_line)
-        self._apply(self._machine.started(self._machine.generation))
-
-    def output(self, worker: Worker, data: bytes) -> None:
-        frames = self._framer.feed(data) if data else self._framer.finish()
-        if frames:
-            self._apply(self._machine.frames(self._generation_of(worker), frames))
-
-    def stderr(self, worker: Worker, data: bytes) -> None:
-        self._apply(self._machine.stderr(self._generation_of(worker), data))
-
-    def sending(self, worker: Worker, message: Message) -> None:
-        self._apply(self._machine.sending(self._generation_of(worker), message))
-
-    def written(self, worker: Worker, message: Message) -> None:
-        self._machine.written(self._generation_of(worker), message)
-
-    def ended(self, worker: Worker, loss: Loss) -> None:
-        generation = self._generation_of(worker)
-        if rest := self._framer.finish():  # a link that broke left a line cut
-            self._apply(self._machine.frames(generation, rest))
-        if self._machine.phase is Phase.RUNNING and not (loss.clean and not self.in_flight):
-            _log.warning(
-                "session %s lost its worker: %s (%s); worker %s, %s; requests in flight: %d",
-                self.id,
-                loss.detail,
-                loss.reason,
-                loss.worker,
-                loss.exit if loss.exit is not None else "exit not known yet",
-                len(self.in_flight),
-            )
-        self._apply(self._machine.ended(generation, loss))
-
-    def exit_known(self, worker: Worker, exit: Exit) -> None:
-        self._apply(self._machine.exit_known(self._generation_of(worker), exit))
-
-    def _generation_of(self, worker: Worker) -> int:
-        return self._machine.generation if worker is self._worker else 0
-
     def _apply(self, events: Sequence[Event]) -> None:
         """Put events into the journal, wake the readers, then tell everybody else.
 
@@ -573,6 +533,52 @@ class Session:
                 watcher.status = status
                 watcher.waiter.set()
         self._observe(self, status)
+
+
+class _Generation:
+    """One worker of a session, and what it tells: a :class:`holdfast._worker.Sink`."""
+
+    def __init__(self, session: Session, number: int) -> None:
+        self._session = session
+        self._machine = session._machine
+        self._number = number
+        self._framer = session._dialect.framing.framer(session.limits.max_line)
+
+    def opened(self, worker: Worker) -> None:
+        self._session._apply(self._machine.started(self._number))
+
+    def output(self, worker: Worker, data: bytes) -> None:
+        frames = self._framer.feed(data) if data else self._framer.finish()
+        if frames:
+            self._session._apply(self._machine.frames(self._number, frames))
+
+    def stderr(self, worker: Worker, data: bytes) -> None:
+        self._session._apply(self._machine.stderr(self._number, data))
+
+    def sending(self, worker: Worker, message: Message) -> None:
+        self._session._apply(self._machine.sending(self._number, message))
+
+    def written(self, worker: Worker, message: Message) -> None:
+        self._machine.written(self._number, message)
+
+    def ended(self, worker: Worker, loss: Loss) -> None:
+        machine, session = self._machine, self._session
+        if rest := self._framer.finish():  # a link that broke left a line cut
+            session._apply(machine.frames(self._number, rest))
+        if machine.phase is Phase.RUNNING and not (loss.clean and not machine.in_flight):
+            _log.warning(
+                "session %s lost its worker: %s (%s); worker %s, %s; requests in flight: %d",
+                session.id,
+                loss.detail,
+                loss.reason,
+                loss.worker,
+                loss.exit if loss.exit is not None else "exit not known yet",
+                len(machine.in_flight),
+            )
+        session._apply(machine.ended(self._number, loss))
+
+    def exit_known(self, worker: Worker, exit: Exit) -> None:
+        self._session._apply(self._machine.exit_known(self._number, exit))
 
 
 class Subscription:

@@ -16,7 +16,7 @@ import anyio
 from anyio import CancelScope
 
 from ._dialect import Message
-from ._errors import ChannelClosed, TransportBroken, TransportError, Unsupported
+from ._errors import ChannelClosed, TransportBroken, Unsupported, WorkerNotStarted
 from ._evidence import Evidence, Loss
 from ._framing import Framing
 from ._limits import Limits
@@ -89,8 +89,8 @@ class Outgoing:
         self.message = message
         self.frame = frame
         self.taken = taken
-        self.delivery = Delivery.UNKNOWN if taken else Delivery.REFUSED
-        self.settled = False
+        self.delivery: Delivery = Delivery.UNKNOWN if taken else Delivery.REFUSED
+        self.settled: bool = False
         self.bell: Bell | None = None
 
     def settle(self) -> None:
@@ -177,7 +177,7 @@ class Worker:
             if self._channel is not None and not self._declared:
                 self._declare()
             elif self._channel is None and self.failure is None:
-                self.failure = TransportError("the start was cancelled")
+                self.failure = WorkerNotStarted("the start was cancelled")
             self._done = True
             self._bell.ring()
 

@@ -30,18 +30,22 @@ class PipeReader(Protocol):
             OSError: What the operating system said.
             anyio.ClosedResourceError: ``close`` was called, before or meanwhile.
         """
+        ...
 
     async def forward(self, take: Take, max_bytes: int = 65536) -> None:
-        """Read to the end, and give each piece to ``take``; where that gives an awaitable, read on
-        when it is done. Cancelling it loses nothing.
+        """Read to the end, and give each piece to ``take``. Cancelling it loses nothing.
+
+        Where ``take`` gives an awaitable, reading goes on when that is done.
 
         Raises:
             OSError: What the operating system said.
             anyio.ClosedResourceError: ``close`` was called, before or meanwhile.
         """
+        ...
 
     def close(self) -> None:
         """Close the descriptor and end a pending ``read`` or ``forward``. Idempotent."""
+        ...
 
 
 def open_reader(fd: int) -> PipeReader:

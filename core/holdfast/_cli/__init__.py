@@ -24,19 +24,19 @@ USAGE_ERROR: Final = 64
 class _Lazy(click.Group):
     """A group whose built-in commands lie in a module each, and whose others plugins bring."""
 
-    def list_commands(self, context: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:
         self._load_plugins()
         return [*_COMMANDS, *sorted(self.commands)]
 
-    def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name in _COMMANDS:
-            module = importlib.import_module(f"{__name__}.{name}")
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in _COMMANDS:
+            module = importlib.import_module(f"{__name__}.{cmd_name}")
             command: click.Command = module.command
             return command
         self._load_plugins()
-        return super().get_command(context, name)
+        return super().get_command(ctx, cmd_name)
 
-    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         self._load_plugins()
         rows = list(_COMMANDS.items())
         rows += [(name, each.get_short_help_str()) for name, each in sorted(self.commands.items())]

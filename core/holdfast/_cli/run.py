@@ -48,7 +48,7 @@ class _OptionsFirst(click.Command):
     that word is TARGET.
     """
 
-    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         valued = {name for each in self.params if not _stands_alone(each) for name in each.opts}
         args = list(args)
         position = 0
@@ -56,7 +56,7 @@ class _OptionsFirst(click.Command):
             if args[position] == "--status":
                 args[position] = "--status=text"
             position += 2 if args[position] in valued else 1
-        return super().parse_args(context, args)
+        return super().parse_args(ctx, args)
 
 
 def _stands_alone(parameter: click.Parameter) -> bool:
