@@ -51,10 +51,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what ``--holdfast-clause`` did not ask for."""
-    patterns = [pattern.upper() for pattern in config.getoption("holdfast_clause")]
+    patterns = [pattern.upper() for pattern in config.getoption("holdfast_clause") or ()]
     if not patterns:
         return
-    chosen, others = [], []
+    chosen: list[pytest.Item] = []
+    others: list[pytest.Item] = []
     for item in items:
         marker = item.get_closest_marker("holdfast_clause")
         wanted = marker is not None and any(

@@ -30,9 +30,9 @@ from ._evidence import Loss
 from ._framing import Cut, Frame, Framer, Lines, TooLong, Unframed
 from ._limits import Limits
 from ._machine import Machine, Phase, Verdict
-from ._status import Exit, Status
+from ._status import Delivery, Exit, Status
 from ._transport import Command, Transport
-from ._worker import Worker
+from ._worker import Outgoing, Worker
 from .pipes import PipeReader, PipeWriter, open_reader
 
 LINK_BROKEN: Final = 74
@@ -43,8 +43,6 @@ NOT_STARTED: Final = 69
 
 _FLUSH: Final = 2.0
 """Seconds for our reader to take the rest of the output after we were asked to stop."""
-
-_CHUNK: Final = 65536
 
 
 class _Raw:
@@ -143,7 +141,6 @@ class Proxy:
 
     async def run(self) -> int:
         """Run to the end, and give the exit code."""
-        _fill_standard_descriptors()
         self._stdin = open_reader(0)
         self._stdout = _Output(1, self._stdout_closed)
         self._stderr = _Output(2, lambda: None)
@@ -225,21 +222,28 @@ class Proxy:
 
     async def _pump_stdin(self) -> None:
         assert self._stdin is not None
-        while True:
-            try:
-                data = await self._stdin.read(_CHUNK)
-            except OSError:  # a terminal that is gone, a descriptor that is for writing
-                data = b""
-            messages = self._watch_requests(data)
-            if not data:
-                break
-            item = self._worker.submit(Message(data, _OPAQUE))
-            if item is not None:
-                await item.wait()
-            for message in messages:
-                self._machine.written(self._machine.generation, message)
+        with contextlib.suppress(OSError):  # a terminal that is gone, a descriptor for writing
+            await self._stdin.forward(self._take_stdin)
+        self._watch_requests(b"")
         self._input_ended = True
         await self._worker.end_input()
+
+    def _take_stdin(self, data: bytes) -> Awaitable[None] | None:
+        messages = self._watch_requests(data)
+        item = self._worker.submit(Message(data, _OPAQUE))
+        if item is not None:
+            return self._written_later(item, messages)
+        self._note_written(messages)
+        return None
+
+    async def _written_later(self, item: Outgoing, messages: list[Message]) -> None:
+        await item.wait()
+        if item.delivery is Delivery.WRITTEN:
+            self._note_written(messages)
+
+    def _note_written(self, messages: list[Message]) -> None:
+        for message in messages:
+            self._machine.written(self._machine.generation, message)
 
     def _watch_requests(self, data: bytes) -> list[Message]:
         """Note the requests that these bytes complete, as being sent."""
@@ -340,8 +344,11 @@ async def _finish(slow: Awaitable[None]) -> None:
     await slow
 
 
-def _fill_standard_descriptors() -> None:
-    """A standard stream that is closed would be taken by the next descriptor that is opened."""
+def fill_standard_descriptors() -> None:
+    """A standard stream that is closed would be taken by the next descriptor that is opened.
+
+    Call it before the event loop starts, whose own descriptors would be the next.
+    """
     for fd in (0, 1, 2):
         try:
             os.fstat(fd)

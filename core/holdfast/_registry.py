@@ -141,21 +141,22 @@ class Registry:
                 self._add(candidates[0].load(), name, distributions[0])
             except PluginError as error:
                 failure = error
-            except Exception as error:  # noqa: BLE001 - a broken plugin breaks only itself
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - it breaks only itself
                 failure = PluginLoadError(name, distributions[0], error)
                 failure.__cause__ = error
         self._loaded[name] = failure
         return failure
 
     def _add(self, plugin: object, name: str, distribution: str) -> None:
+        is_new = not self._plugins.has_plugin(name)
         try:
             self._plugins.register(plugin, name)
             self._plugins.check_pending()
             specs = self._ask(plugin, "holdfast_transports")
             dialects = self._ask(plugin, "holdfast_dialects")
             self._check(specs, dialects, distribution)
-        except Exception as error:
-            if self._plugins.has_plugin(name):
+        except (Exception, SystemExit) as error:
+            if is_new and self._plugins.has_plugin(name):
                 self._plugins.unregister(name=name)
             if isinstance(error, PluginError):
                 raise
@@ -190,6 +191,8 @@ class Registry:
         for dialect in dialects:
             if not isinstance(dialect, Dialect):
                 raise TypeError(f"holdfast_dialects gives Dialect objects, not {dialect!r}")
+            if dialect.name in self._dialects:
+                raise ValueError(f"there is a dialect {dialect.name!r} already")
 
     # -- what a program asks for -------------------------------------------------------------
 

@@ -75,7 +75,9 @@ class LocalTransport(Transport):
 
 def _spawn(command: Command) -> tuple[subprocess.Popen[bytes], int, int, int]:
     """Start a child process; gives it with our ends of its stdin, stdout and stderr."""
-    env = {**os.environ, **command.env} if command.inherit_env else dict(command.env)
+    env: dict[str, str] | None = None
+    if command.env or not command.inherit_env:
+        env = {**(os.environ if command.inherit_env else {}), **command.env}
     with ExitStack() as on_failure, ExitStack() as always:
         try:
             pipes = []
@@ -283,6 +285,7 @@ class _Process:
         try:
             result = os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:  # somebody else in this program reaped it
+            self._process.poll()  # sees it too, so that it warns of no child that still runs
             self._reaped = True
             self._exit = Exit()
             return True

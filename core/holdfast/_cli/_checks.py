@@ -109,7 +109,7 @@ def open_files() -> Iterable[Finding]:
     if soft == resource.RLIM_INFINITY or soft > _FEW_FILES:
         yield Finding(name, State.OK, most, needed_for)
     else:
-        limit = "unlimited" if hard == resource.RLIM_INFINITY else min(hard, 4096)
+        limit = 4096 if hard == resource.RLIM_INFINITY else min(hard, 4096)
         yield Finding(name, State.MISSING, most, needed_for, f"ulimit -n {limit}")
 
 

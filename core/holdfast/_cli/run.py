@@ -13,7 +13,7 @@ import msgspec
 from holdfast._dialect import BUILT_IN
 from holdfast._errors import HoldfastError, PluginError, TransportError, UnknownTransport
 from holdfast._limits import Limits
-from holdfast._proxy import NOT_STARTED, Proxy
+from holdfast._proxy import NOT_STARTED, Proxy, fill_standard_descriptors
 from holdfast._registry import Registry
 from holdfast._status import Status
 from holdfast._transport import Command
@@ -164,6 +164,7 @@ def command(
             _complain(proxy.failure)
         return code
 
+    fill_standard_descriptors()
     return anyio.run(run)
 
 

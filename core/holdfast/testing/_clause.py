@@ -19,6 +19,8 @@ Body = Callable[[Any, "Kit"], Awaitable[None]]
 
 DOCS: Final = "docs/writing-a-transport.md"
 
+NOTHING: Final = Capability(0)
+
 
 @dataclass(frozen=True, slots=True)
 class Clause:
@@ -53,7 +55,7 @@ CLAUSES: dict[str, Clause] = {}
 
 
 def clause(
-    id: str, needs: Capability = Capability(0), *, see: str, fixture: str | None = None
+    id: str, needs: Capability = NOTHING, *, see: str, fixture: str | None = None
 ) -> Callable[[Body], Body]:
     """Make a test method a clause. Its docstring is the rule."""
 
@@ -69,9 +71,7 @@ def clause(
             await kit.run(entry, functools.partial(body, self))
 
         test.__doc__ = f"{id}: {rule}"
-        entry = CLAUSES[id] = Clause(
-            id, " ".join(rule.split()), needs, fixture, see, name, test
-        )
+        entry = CLAUSES[id] = Clause(id, " ".join(rule.split()), needs, fixture, see, name, test)
         marked: Body = pytest.mark.holdfast_clause(id=id)(test)
         return marked
 

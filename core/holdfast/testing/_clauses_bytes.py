@@ -70,12 +70,13 @@ class ByteClauses:
 
     @clause("HF-SEND-5", see="Channel.send")
     async def test_send_feels_back_pressure(self, kit: Kit) -> None:
-        """While the worker does not read, a large send waits: no buffer of ours takes it all."""
+        """While the worker does not read, sends come to wait: no buffer of ours takes it all."""
         async with kit.open("echo ready; exec sleep 1000") as peer:
             await peer.line()
-            assert await kit.stays_pending(partial(peer.send, bytes(MUCH))), (
-                f"a send of {MUCH:,} bytes to a worker that reads nothing returned"
-            )
+            for _ in range(MUCH // MIB):
+                if await kit.stays_pending(partial(peer.send, bytes(MIB))):
+                    return
+        raise AssertionError(f"it took {MUCH:,} bytes for a worker that reads nothing")
 
     @clause("HF-SEND-6", see="Channel.send")
     async def test_a_stalled_reader_loses_nothing(self, kit: Kit) -> None:
@@ -159,13 +160,13 @@ class ByteClauses:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(count)
                 await anyio.lowlevel.checkpoint()
-                before = turns
+                begin = turns
                 with kit.within("a hundred small receives"):
                     for _ in range(100):
                         await peer.receive(100)
-                after = turns
+                turns -= begin
                 tasks.cancel_scope.cancel()
-        assert after - before >= 50, f"in 100 receives, another task got {after - before} turns"
+        assert turns >= 50, f"in 100 receives, another task got {turns} turns"
 
     @clause("HF-RECV-4", STDERR, see="Channel.receive")
     async def test_the_worker_feels_back_pressure(self, kit: Kit) -> None:

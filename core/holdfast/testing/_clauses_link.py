@@ -5,13 +5,12 @@ from __future__ import annotations
 from functools import partial
 
 import anyio
-import pytest
 
-from holdfast import Cause, ChannelClosed, Fate, Operation, TransportBroken
+from holdfast import Capability, Cause, ChannelClosed, Fate, Operation, TransportBroken
 
 from ._clause import clause
 from ._clauses_broken import check_broken, same_cause
-from ._kit import Kit, Peer, outcome
+from ._kit import PROMPT, Kit, Peer, outcome
 
 _LINK_CAUSES = (Cause.LINK_LOST, Cause.LINK_SILENT, Cause.UNKNOWN)
 
@@ -40,7 +39,8 @@ class LinkClauses:
     async def test_what_arrived_before_is_delivered(self, kit: Kit) -> None:
         """Bytes that arrived before the loss are delivered before the error is raised."""
         async with kit.open("head -c 20000 /dev/zero; exec cat") as peer:
-            first = await peer.exactly(1)
+            with kit.within("the first byte"):
+                first = await peer.receive(1)
             await kit.pause()  # the rest arrives while nobody reads
             await kit.sever(peer)
             data, broken = await peer.until_broken()
@@ -75,7 +75,10 @@ class LinkClauses:
         async with kit.open("echo ready; exec cat") as peer:
             await peer.line()
             broken = await lose(kit, peer)
-            for call in (partial(peer.send, b"x"), peer.receive, partial(peer.send, b"x")):
+            calls = [partial(peer.send, b"x"), peer.receive, partial(peer.send, b"x")]
+            if kit.can(Capability.HALF_CLOSE):
+                calls.append(peer.send_eof)
+            for call in calls:
                 with kit.within("an operation after the loss"):
                     again = await outcome(call)
                 assert isinstance(again, TransportBroken), f"after the loss: {again!r}"
@@ -103,14 +106,13 @@ class LinkClauses:
 
     @clause("HF-LINK-8", see="Channel.aclose", fixture="sever")
     async def test_close_after_the_loss(self, kit: Kit) -> None:
-        """After the link is lost aclose returns within a bounded time, and the channel is closed."""
+        """After the link is lost aclose returns in a bounded time, and the channel is closed."""
         async with kit.open("echo ready; exec cat") as peer:
             await peer.line()
             await kit.sever(peer)
             with kit.within("aclose after the loss"):
                 await peer.aclose()
-            with pytest.raises(ChannelClosed):
-                await peer.receive()
+            await kit.expect(ChannelClosed, "receive", peer.receive)
 
     @clause("HF-LINK-9", see="Transport.open", fixture="sever")
     async def test_a_new_channel_after_the_loss(self, kit: Kit) -> None:
@@ -119,3 +121,29 @@ class LinkClauses:
             await peer.line()
             await lose(kit, peer)
         assert await kit.probe("echo anew") == b"anew\n"
+
+    @clause("HF-STDERR-6", Capability.STDERR, see="Channel.receive_stderr", fixture="sever")
+    async def test_a_lost_link_is_no_end_of_stderr(self, kit: Kit) -> None:
+        """A lost link never looks like the end of stderr: receive_stderr raises TransportBroken."""
+        async with kit.open("echo ready >&2; exec cat") as peer:
+            with kit.within("the first byte of stderr"):
+                await peer.receive_stderr(1)
+            await kit.sever(peer)
+            with kit.within("receive_stderr to raise TransportBroken"):
+                met = b"?"
+                while isinstance(met, bytes) and met:
+                    met = await outcome(peer.receive_stderr)
+        assert isinstance(met, TransportBroken), f"the link was cut, and stderr just ended: {met!r}"
+
+    @clause("HF-SILENT-1", Capability.DETECTS_SILENT_LINK, see="Capability", fixture="silence")
+    async def test_a_silent_link_is_noticed(self, kit: Kit) -> None:
+        """A link that drops everything is noticed, with nobody sending, and said to be silent."""
+        async with kit.open("echo ready; exec cat") as peer:
+            await peer.line()
+            await kit.silence(peer)
+            with kit.within("a pending receive to raise TransportBroken", 3 * PROMPT):
+                met = await outcome(peer.receive)
+        assert isinstance(met, TransportBroken), f"a pending receive: {met!r}"
+        check_broken(met, Operation.RECEIVE)
+        assert met.cause is Cause.LINK_SILENT
+        assert met.worker is not Fate.GONE

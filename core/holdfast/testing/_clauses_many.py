@@ -13,8 +13,6 @@ import anyio
 import anyio.to_thread
 import sniffio
 
-from holdfast import Capability
-
 from ._clause import clause
 from ._kit import MUCH, PROMPT, Kit, Peer
 
@@ -34,7 +32,7 @@ def descriptors() -> int:
     """Open descriptors of this process."""
     for folder in ("/proc/self/fd", "/dev/fd"):
         if Path(folder).is_dir():
-            return len(os.listdir(folder))
+            return sum(1 for _ in Path(folder).iterdir())
     raise AssertionError("this system does not list a process's descriptors")
 
 
@@ -47,7 +45,9 @@ def tasks() -> int:
     import trio
 
     def count(task: trio.lowlevel.Task) -> int:
-        return 1 + sum(count(each) for nursery in task.child_nurseries for each in nursery.child_tasks)
+        return 1 + sum(
+            count(each) for nursery in task.child_nurseries for each in nursery.child_tasks
+        )
 
     root = trio.lowlevel.current_root_task()
     assert root is not None
@@ -59,20 +59,25 @@ def children() -> int:
     if not Path("/proc/self/stat").exists():
         return 0
     own, found = str(os.getpid()), 0
-    for folder in os.listdir("/proc"):
-        if folder.isdigit():
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
             try:
-                stat = Path(f"/proc/{folder}/stat").read_text(encoding="utf-8", errors="replace")
+                stat = (folder / "stat").read_text(encoding="utf-8", errors="replace")
             except OSError:
                 continue
             found += stat.rpartition(")")[2].split()[1] == own
     return found
 
 
+def files(folder: str) -> list[str]:
+    """What a folder holds."""
+    return [path.name for path in Path(folder).iterdir()]
+
+
 async def settle(count: Callable[[], int], at_most: int, kit: Kit) -> int:
     """The count, once it has come down to a bound or had the time to."""
     with anyio.move_on_after(PROMPT / 4 * kit.patience):
-        while count() > at_most:
+        while count() > at_most:  # noqa: ASYNC110 - nobody tells of a descriptor's close
             await anyio.sleep(0.02)
     return count()
 
@@ -135,10 +140,9 @@ class ManyClauses:
             try:
                 await use(kit)
                 await kit.transport.aclose()
-                left = os.listdir(folder)
+                assert files(folder) == []
             finally:
                 tempfile.tempdir = before
-        assert left == []
 
     @clause("HF-LEAK-6", see="Transport.aclose")
     async def test_the_transport_leaves_nothing(self, kit: Kit) -> None:

@@ -36,6 +36,8 @@ class TransportContract(
         transport: A fresh :class:`~holdfast.Transport`.
         sever: Optional: an async callable that takes an open channel (the transport's own) and
             cuts its link as an accident would. Without it the ``HF-LINK`` clauses are skipped.
+        silence: Optional, for ``DETECTS_SILENT_LINK``: an async callable that takes an open channel
+            and lets its link drop everything from then on, without a word.
         unreachable: Optional: a transport whose place cannot be reached.
 
     Attributes:
@@ -61,8 +63,9 @@ class TransportContract(
         """What the clauses work with."""
         return Kit(
             transport,
-            patience=request.config.getoption("holdfast_patience", 1.0),
+            patience=request.config.getoption("holdfast_patience", 1.0) or 1.0,
             sever=_optional(request, "sever"),
+            silence=_optional(request, "silence"),
             unreachable=_optional(request, "unreachable"),
             script_worker=self.script_worker,
         )

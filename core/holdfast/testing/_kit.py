@@ -38,12 +38,12 @@ WHOLE: Final = 90.0
 MUCH: Final = 64 * 1024 * 1024
 """More than the pipes, windows and socket buffers between us and a worker can hold."""
 
-LOOK: Final = (
-    "if ! kill -0 $1 2>/dev/null; then echo gone; exit; fi; "
-    "state=$(sed 's/^.*) //' /proc/$1/stat 2>/dev/null); "
-    "case $state in Z*|X*) echo gone;; *) echo alive;; esac"
+AWAIT_DEATH: Final = (
+    "while kill -0 $1 2>/dev/null; do "
+    "case $(sed 's/^.*) //' /proc/$1/stat 2>/dev/null) in Z*|X*) break;; esac; "
+    "sleep 0.1; done; echo gone"
 )
-"""Says whether a process lives. A zombie does not, though ``kill -0`` finds it."""
+"""Waits until a process is gone. A zombie is, though ``kill -0`` finds it."""
 
 
 class Peer(Recorded):
@@ -124,6 +124,7 @@ class Kit:
         transport: The transport to try.
         patience: A factor for every deadline.
         sever: Cuts the link of an open channel, where there is one.
+        silence: Lets the link of an open channel drop everything.
         unreachable: A transport whose place cannot be reached.
         script_worker: The transport has one fixed worker, and that is ``SCRIPT_WORKER``.
     """
@@ -134,6 +135,7 @@ class Kit:
         *,
         patience: float = 1.0,
         sever: Sever | None = None,
+        silence: Sever | None = None,
         unreachable: Transport | None = None,
         script_worker: bool = False,
     ) -> None:
@@ -141,6 +143,7 @@ class Kit:
         self.patience = patience
         self.timeline = Timeline()
         self._sever = sever
+        self._silence = silence
         self._unreachable = unreachable
         self._script_worker = script_worker
         self._opened = 0
@@ -161,8 +164,11 @@ class Kit:
                 with anyio.move_on_after(PROMPT * self.patience, shield=True):
                     await self.transport.aclose()
         except Exception as error:
-            error.add_note(self._explain(clause))
-            raise
+            broken = _single(error)
+            broken.add_note(self._explain(clause))
+            if broken is error:
+                raise
+            raise broken from None
 
     def missing(self, clause: Clause) -> str | None:
         """The name of what the transport lacks for a clause."""
@@ -171,9 +177,9 @@ class Kit:
             return ", ".join(str(each.name) for each in lacking)
         if clause.fixture is not None and getattr(self, f"_{clause.fixture}") is None:
             return f"{clause.fixture} (the test class has no such fixture)"
-        if not self.can(Capability.ANY_COMMAND) and not self._script_worker:
-            if clause.fixture != "unreachable":
-                return "ANY_COMMAND (and the test class does not say `script_worker = True`)"
+        can_run = self.can(Capability.ANY_COMMAND) or self._script_worker
+        if not can_run and clause.fixture != "unreachable":
+            return "ANY_COMMAND (and the test class does not say `script_worker = True`)"
         return None
 
     def _explain(self, clause: Clause) -> str:
@@ -200,9 +206,16 @@ class Kit:
 
     async def sever(self, peer: Peer) -> None:
         """Cut a channel's link."""
-        assert self._sever is not None
+        await self._to_the_link("sever", self._sever, peer)
+
+    async def silence(self, peer: Peer) -> None:
+        """Let a channel's link drop everything."""
+        await self._to_the_link("silence", self._silence, peer)
+
+    async def _to_the_link(self, what: str, act: Sever | None, peer: Peer) -> None:
+        assert act is not None
         await self.timeline.record(
-            f"sever({peer.name})", partial(self._sever, peer.wrapped), lambda _: "done"
+            f"{what}({peer.name})", partial(act, peer.wrapped), lambda _: "done"
         )
 
     @asynccontextmanager
@@ -269,8 +282,7 @@ class Kit:
     async def gone(self, pid: bytes) -> None:
         """See that a process is gone, on the machine where the workers run."""
         with self.within(f"process {pid.decode()} to be gone", PROMPT / 2):
-            while (await self.probe(LOOK, pid.decode())).strip() != b"gone":
-                await anyio.sleep(0.05)
+            assert await self.probe(AWAIT_DEATH, pid.decode()) == b"gone\n"
 
     # -- time --------------------------------------------------------------------------------
 
@@ -306,8 +318,15 @@ class Kit:
                 for index in range(len(calls)):
                     tasks.start_soon(run, index)
         except ExceptionGroup as group:
-            raise _first(group) from group
+            raise group.exceptions[0] from None
         return results
+
+    async def expect(
+        self, error: type[Exception], what: str, call: Callable[[], Awaitable[object]]
+    ) -> None:
+        """See that an operation raises this, in time, and nothing else."""
+        with raises(error, what), self.within(f"{what} to raise {error.__name__}"):
+            await call()
 
 
 async def outcome(call: Callable[[], Awaitable[Any]]) -> Any:
@@ -318,8 +337,21 @@ async def outcome(call: Callable[[], Awaitable[Any]]) -> Any:
         return error
 
 
-def _first(error: Exception) -> Exception:
-    while isinstance(error, ExceptionGroup):
+@contextmanager
+def raises(expected: type[Exception], what: str, naming: str = "") -> Iterator[None]:
+    """See that this is raised, with a message that names something."""
+    try:
+        yield
+    except expected as error:
+        text = str(error)
+    else:
+        raise AssertionError(f"{what} did not raise {expected.__name__}")
+    assert naming in text, f"{text!r} does not name {naming!r}"
+
+
+def _single(error: Exception) -> Exception:
+    """What went wrong, where task groups have wrapped it up."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
 

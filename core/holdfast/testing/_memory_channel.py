@@ -387,9 +387,10 @@ class MemoryChannel(Channel):
                 pipe.end_reading()
                 pipe.end_writing()
             self._ring()
-        with anyio.move_on_after(_CLOSE, shield=True):
-            while not self._gone:
-                await self._bell.wait()
+        if not self._gone:
+            with anyio.move_on_after(_CLOSE, shield=True):
+                while not self._gone:
+                    await self._bell.wait()
         await anyio.lowlevel.checkpoint()
 
     def _ring(self) -> None:

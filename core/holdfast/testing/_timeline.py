@@ -36,7 +36,8 @@ class Entry:
     def line(self, now: float) -> str:
         """It as one line; times are seconds since the clause began, and how long it took."""
         took = (now if self._ended is None else self._ended) - self._began
-        return f"{self._began:8.3f} s  {_short(self._what)}  ->  {_short(self._outcome)}  [{took:.3f} s]"
+        what, outcome = _short(self._what), _short(self._outcome)
+        return f"{self._began:8.3f} s  {what}  ->  {outcome}  [{took:.3f} s]"
 
 
 class Timeline:

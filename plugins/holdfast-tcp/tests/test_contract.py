@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from holdfast_tcp import TcpTransport
 
 from holdfast.testing import TransportContract
+from holdfast_tcp import TcpTransport
 
 
 class TestTcp(TransportContract):

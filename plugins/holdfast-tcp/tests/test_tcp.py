@@ -5,9 +5,9 @@ from __future__ import annotations
 import socket
 
 import pytest
-from holdfast_tcp import TcpTransport, holdfast_transports
 
 from holdfast import Command, Target, TransportUnavailable
+from holdfast_tcp import TcpTransport, holdfast_transports
 
 pytestmark = pytest.mark.anyio
 
@@ -64,5 +64,5 @@ def test_a_target():
 def test_no_target(text):
     """What is no such target is refused with words."""
     (spec,) = holdfast_transports()
-    with pytest.raises(ValueError, match="tcp://host:port|connect_timeout"):
+    with pytest.raises(ValueError, match=r"tcp://host:port|connect_timeout"):
         spec.factory(Target.parse(text))

@@ -17,8 +17,18 @@ __all__ = ["TcpTransport", "holdfast_transports"]
 def _from_target(target: Target) -> TcpTransport:
     if target.host is None or target.port is None or target.path not in ("", "/"):
         raise ValueError(f"not a TCP target: {target.text!r}; write tcp://host:port")
-    timeout = target.options.get("connect_timeout", str(CONNECT_TIMEOUT))
-    return TcpTransport(target.host, target.port, connect_timeout=float(timeout))
+    return TcpTransport(target.host, target.port, connect_timeout=_seconds(target))
+
+
+def _seconds(target: Target) -> float:
+    text = target.options.get("connect_timeout", str(CONNECT_TIMEOUT))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"connect_timeout is a number of seconds above 0, not {text!r}")
+    return seconds
 
 
 @hookimpl

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Final, NoReturn
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Final, TypedDict
 
 import anyio
 
@@ -28,13 +28,19 @@ from holdfast.pipes import PipeWriter, open_reader
 CONNECT_TIMEOUT: Final = 10.0
 """Seconds to wait for a connection: two lost SYNs (1 s and 3 s) and a slow name server."""
 
+
+class _Means(TypedDict):
+    cause: Cause
+    worker: Fate
+
+
 # What a native error means. A reset or a broken pipe: the other side's system said that the
 # connection is gone; whether the worker is, it did not say. A timeout: nobody answered any more.
-_MEANING: Final = (
-    (TimeoutError, Cause.LINK_SILENT, Fate.MAYBE_ALIVE),
-    (ConnectionError, Cause.LINK_LOST, Fate.MAYBE_ALIVE),
-    (OSError, Cause.LINK_LOST, Fate.UNKNOWN),
-)
+_MEANING: Final[dict[type[OSError], _Means]] = {
+    TimeoutError: {"cause": Cause.LINK_SILENT, "worker": Fate.MAYBE_ALIVE},
+    ConnectionError: {"cause": Cause.LINK_LOST, "worker": Fate.MAYBE_ALIVE},
+    OSError: {"cause": Cause.LINK_LOST, "worker": Fate.UNKNOWN},
+}
 
 
 class TcpTransport(Transport):
@@ -101,52 +107,46 @@ async def _connect(host: str, port: int) -> socket.socket:
 
 class _TcpChannel(Channel):
     def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
+        self._socket = sock
         self._input = PipeWriter(os.dup(sock.fileno()))
         self._output = open_reader(os.dup(sock.fileno()))
         self._over = anyio.Event()
         self._broken: TransportBroken | None = None
         self._eof_sent = self._closed = False
 
-    def _fail(self, operation: Operation, error: Exception) -> NoReturn:
-        self._check(operation)
-        cause, worker = next(means for native, *means in _MEANING if isinstance(error, native))
-        self._broken = TransportBroken(operation, error, cause=cause, worker=worker)
-        self._over.set()
-        raise self._broken from error
-
-    def _check(self, operation: Operation) -> None:
+    @contextmanager
+    def _during(self, operation: Operation) -> Iterator[None]:
         if self._closed or (self._eof_sent and operation is Operation.SEND):
-            raise ChannelClosed("this channel was closed by our side")
-        if self._broken is not None:
+            raise ChannelClosed("our side closed it")
+        if self._broken is not None and operation is not Operation.RECEIVE:
             raise self._broken.during(operation)
+        try:
+            yield
+        except anyio.ClosedResourceError:
+            raise ChannelClosed("our side closed it, with an operation pending") from None
+        except OSError as error:
+            means = next(_MEANING[kind] for kind in _MEANING if isinstance(error, kind))
+            self._broken = self._broken or TransportBroken(operation, error, **means)
+            self._over.set()
+            raise self._broken.during(operation) from self._broken.__cause__
 
     async def send(self, data: bytes) -> None:
-        self._check(Operation.SEND)
-        try:
+        with self._during(Operation.SEND):
             await self._input.write(data)
-        except (OSError, anyio.ClosedResourceError) as error:
-            self._fail(Operation.SEND, error)
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
-        if self._closed:
-            self._check(Operation.RECEIVE)
-        try:
+        with self._during(Operation.RECEIVE):
             data = await self._output.read(max_bytes)
-        except (OSError, anyio.ClosedResourceError) as error:
-            self._fail(Operation.RECEIVE, error)
+        if not data and self._broken is not None:  # the system says so after a reset, too
+            raise self._broken.during(Operation.RECEIVE)
         if not data:
-            self._check(Operation.RECEIVE)  # after a reset that a send met, the system says "end"
             self._over.set()
         return data
 
     async def send_eof(self) -> None:
-        self._check(Operation.SEND_EOF)
-        self._eof_sent = True
-        try:
-            self._sock.shutdown(socket.SHUT_WR)
-        except OSError as error:
-            self._fail(Operation.SEND_EOF, error)
+        with self._during(Operation.SEND_EOF):
+            self._eof_sent = True
+            self._socket.shutdown(socket.SHUT_WR)
 
     async def wait(self) -> Exit:
         await self._over.wait()
@@ -155,5 +155,5 @@ class _TcpChannel(Channel):
     async def aclose(self) -> None:
         self._closed = True
         self._over.set()
-        for end in (self._sock, self._input, self._output):
+        for end in (self._socket, self._input, self._output):
             end.close()

@@ -1,0 +1,611 @@
+"""Plays one schedule on a running event loop, and writes down all that can be seen of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from random import Random
+from typing import Any, Final
+
+import anyio
+import msgspec
+
+from holdfast import (
+    CallError,
+    Command,
+    Delivery,
+    Event,
+    InvalidMessage,
+    Lagged,
+    Limits,
+    Line,
+    Origin,
+    Receipt,
+    Registry,
+    RequestId,
+    Session,
+    SessionBusy,
+    SessionManager,
+    State,
+    Status,
+    StatusChanged,
+    TransportUnavailable,
+    WorkerLost,
+    WorkerNotStarted,
+)
+from holdfast._machine import Verdict
+from holdfast.testing._faults import Fault
+from holdfast.testing._memory import MemoryChannel, MemoryTransport, ReadEnd, WriteEnd
+
+from .schedules import METHODS, Op, Plan, Schedule
+
+SETTLED: Final = 120.0
+"""Virtual seconds after which every start, stop and restart must be over."""
+
+BOUND: Final = 60.0
+"""Virtual seconds for each step of the end: a stop's whole ladder and its closes take less."""
+
+
+REGISTRY: Final = Registry()
+"""One for all runs: to make it takes as long as half of a schedule."""
+
+
+class Outcome(msgspec.Struct):
+    """What became of one operation."""
+
+    op: Op
+    mark: bytes
+    result: Any = None  # Receipt, Status, an answer's result, or the exception
+    began: float = 0.0
+    ended: float | None = None
+    cancelled: bool = False
+    answered: int | None = None  # how many answers of its id stood in the journal at its return
+
+
+class Accepted(msgspec.Struct):
+    """A request that the machine took, and where the log stood then."""
+
+    id: RequestId
+    generation: int
+    position: int
+
+
+class Reader(msgspec.Struct):
+    """What one subscriber saw, after which seq it began, and whether it came to the end."""
+
+    name: str
+    after: int
+    events: list[Event | Lagged]
+    ended: bool = False
+
+
+class Record(msgspec.Struct):
+    """All that was seen of one run."""
+
+    schedule: Schedule
+    log: list[Event] = []
+    generations: list[int] = []  # of the event at the same place in the log
+    outcomes: list[Outcome] = []
+    accepted: list[Accepted] = []
+    readers: list[Reader] = []
+    channels: dict[int, MemoryChannel] = {}  # by generation
+    written: dict[int, list[bytes]] = {}  # the lines of each generation's worker, in its order
+    framed: Callable[[bytes], bytes] = bytes
+    trouble: list[str] = []  # what was seen to be wrong while it ran
+    last: Status | None = None
+
+
+class _Watched(MemoryTransport):
+    """Tells the player which generation each channel serves, and gives it a worker that knows."""
+
+    def __init__(self, player: Player, schedule: Schedule) -> None:
+        self._player = player
+        super().__init__(
+            player.work,
+            faults=schedule.faults,
+            capabilities=schedule.capabilities,
+            pipe_size=schedule.pipe_size,
+            takes_at_once=schedule.takes_at_once,
+        )
+
+    @asynccontextmanager
+    async def open(self, command: Command) -> AsyncIterator[MemoryChannel]:
+        generation = self._player.session.generation
+        async with super().open(command) as channel:
+            self._player.record.channels[generation] = channel
+            yield channel
+
+
+class _Errors(logging.Handler):
+    """Collects what core itself calls an error."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.seen: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.exc_info and record.exc_info[1] is not None:
+            text += f": {record.exc_info[1]!r}"
+        self.seen.append(text)
+
+
+ERRORS: Final = _Errors()
+
+
+class Player:
+    """One run of one schedule."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+        self.record = Record(schedule)
+        self.healed = False
+        self.begin = 0.0
+        self.session: Session
+        self.transport = _Watched(self, schedule)
+        self._done = 0
+        self._lifecycle = 0
+        self._changed = anyio.Event()
+
+    # -- the whole run -----------------------------------------------------------------------
+
+    async def play(self) -> Record:
+        record, schedule = self.record, self.schedule
+        self.begin = anyio.current_time()
+        ERRORS.seen.clear()
+        limits = Limits(
+            retained_bytes=schedule.retained_bytes,
+            max_line=schedule.max_line,
+            send_timeout=schedule.send_timeout,
+        )
+        before = _tasks_living()
+        try:
+            with anyio.fail_after(1000):
+                async with SessionManager(registry=REGISTRY, limits=limits) as manager:
+                    self.session = manager.create(
+                        self.transport, ["worker"], session_id="s", dialect=schedule.dialect
+                    )
+                    self._tap(self.session)
+                    async with anyio.create_task_group() as tasks:
+                        await self._live(manager, tasks)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
+            record.trouble.append(f"the run failed: {_said(error)}")
+        if (after := _tasks_living()) != before:
+            record.trouble.append(f"tasks left over: {before} before, {after} after")
+        record.last = self.session.status
+        for generation, channel in record.channels.items():
+            if not (channel._closed and channel._gone):
+                record.trouble.append(f"the channel of generation {generation} was not closed")
+        record.trouble += [f"core logged an error: {text}" for text in ERRORS.seen]
+        return record
+
+    async def _live(self, manager: SessionManager, tasks: anyio.abc.TaskGroup) -> None:
+        session, schedule, record = self.session, self.schedule, self.record
+        late, pause, cut = schedule.readers
+        for reader in (
+            self._read_early,
+            lambda: self._read_late(late),
+            lambda: self._read_slowly(pause),
+            lambda: self._read_resuming(cut),
+            lambda: self._read_cancelled(cut),
+        ):
+            tasks.start_soon(reader)
+        if schedule.start_first:
+            await self._run(Op(0.0, "start"))
+        begun = len(record.outcomes) + len(schedule.ops)
+        for op in schedule.ops:
+            tasks.start_soon(self._at, op)
+        await self._until(
+            lambda: self._lifecycle == 0 and len(record.outcomes) == begun,
+            SETTLED,
+            "a start, stop or restart did not end",
+        )
+        await self._until(lambda: self._done == len(record.outcomes), 10.0)
+        await self._recover()
+        with anyio.move_on_after(BOUND) as bound:
+            await session.stop()
+        if bound.cancelled_caught:
+            record.trouble.append(f"the last stop took more than {BOUND} s")
+        await self._until(
+            lambda: self._done == len(record.outcomes),
+            1.0,
+            "an operation hung although the session was stopped",
+        )
+        if session.is_busy or session.in_flight:
+            record.trouble.append(f"stopped, and in flight: {sorted(map(str, session.in_flight))}")
+        with anyio.move_on_after(BOUND):
+            await manager.forget("s")
+        await self._until(
+            lambda: all(reader.ended for reader in record.readers) and len(record.readers) >= 5,
+            BOUND,
+            "a subscription did not end with its session",
+        )
+        tasks.cancel_scope.cancel()
+
+    async def _until(
+        self, condition: Callable[[], bool], seconds: float, otherwise: str | None = None
+    ) -> None:
+        with anyio.move_on_after(seconds):
+            while not condition():
+                self._changed = anyio.Event()
+                await self._changed.wait()
+            return
+        if otherwise is not None and not condition():
+            pending = [str(each.op) for each in self.record.outcomes if each.ended is None]
+            self.record.trouble.append(f"{otherwise} within {seconds} s: {pending}")
+
+    def _tap(self, session: Session) -> None:
+        """See each event when it enters the journal, before anybody can react to it."""
+        record, journal, machine = self.record, session._journal, session._machine
+        record.framed = session._dialect.framing.encode
+        append, admit = journal.append, machine.admit
+        occupying: set[RequestId] = set()  # by our own count
+
+        def tapped_append(events: Any) -> None:
+            record.log += events
+            record.generations += [session.generation] * len(events)
+            append(events)
+            for event in events:
+                if (
+                    isinstance(event, StatusChanged)
+                    and event.status.state in (State.ERROR, State.STOPPED)
+                    and (session.is_busy or session.in_flight)
+                ):
+                    record.trouble.append(
+                        f"at {_brief(event)} the session is busy: {session.is_busy}, in flight: "
+                        f"{sorted(map(str, session.in_flight))}"
+                    )
+                elif isinstance(event, Line) and event.kind == "answer":
+                    occupying.discard(event.id)
+            state = session.status.state
+            if (state is State.IDLE and occupying) or (state is State.BUSY and not occupying):
+                record.trouble.append(
+                    f"at {record.log[-1].seq} the session is {state}, and what makes it busy is "
+                    f"{sorted(map(str, occupying))}"
+                )
+
+        def tapped_admit(message: Any) -> Any:
+            verdict, events = admit(message)
+            if verdict is Verdict.SEND and message.envelope.id in session.in_flight:
+                record.accepted.append(
+                    Accepted(message.envelope.id, session.generation, len(record.log))
+                )
+                if message.busy:
+                    occupying.add(message.envelope.id)
+            return verdict, events
+
+        journal.append = tapped_append  # type: ignore[method-assign]
+        machine.admit = tapped_admit  # type: ignore[method-assign]
+
+    # -- recovery ----------------------------------------------------------------------------
+
+    async def _recover(self) -> None:
+        """Faults are over: the session must work again, by a prompt alone where it can."""
+        session, record = self.session, self.record
+        self.healed, self.transport.faults = True, ()
+        await self._until_settled()
+        status = session.status
+        recovers = session._dialect.recovers and (
+            status.state is State.ERROR or status.reason == "process_exit"
+        )
+        if not recovers:
+            await self._run(Op(self._now(), "restart", arg=True))
+        if self.schedule.dialect == "lines":
+            outcome = await self._run(Op(self._now(), "notify", "last", timeout=30.0))
+        else:
+            method = METHODS.get(self.schedule.dialect, "ask")
+            outcome = await self._run(Op(self._now(), "request", "last", timeout=30.0, arg=method))
+        receipt = outcome.result
+        if not isinstance(receipt, Receipt) or receipt.delivery is not Delivery.WRITTEN:
+            record.trouble.append(f"no recovery from {status}: {receipt}")
+            return
+        with anyio.move_on_after(10):
+            async with session.subscribe(after=0) as events:
+                async for event in events:
+                    if not isinstance(event, Line) or event.origin is not Origin.WORKER:
+                        continue
+                    if event.id == "last" or outcome.mark in event.data:
+                        return
+        record.trouble.append("the request after the recovery was not answered by its worker")
+
+    async def _until_settled(self) -> None:
+        try:
+            await self.session.wait_for(
+                State.IDLE, State.BUSY, State.ERROR, State.STOPPED, timeout=SETTLED
+            )
+        except TimeoutError:
+            self.record.trouble.append(f"the session stayed {self.session.status.state}")
+        if self.session.status.state in (State.ERROR, State.STOPPED):
+            await anyio.sleep(30)  # what is left of its worker goes
+
+    # -- operations --------------------------------------------------------------------------
+
+    def _now(self) -> float:
+        return round(anyio.current_time() - self.begin, 3)
+
+    async def _at(self, op: Op) -> None:
+        await anyio.sleep(op.at)
+        await self._run(op)
+
+    async def _run(self, op: Op) -> Outcome:
+        outcome = Outcome(op, b"<%s>" % op.id.encode(), began=anyio.current_time())
+        self.record.outcomes.append(outcome)
+        self._changed.set()
+        is_lifecycle = op.do in ("start", "stop", "restart")
+        self._lifecycle += is_lifecycle
+        documented = _RAISES.get(op.do, ())
+        try:
+            act = getattr(self, f"_do_{op.do}")
+            if op.cancel is None:
+                outcome.result = await act(op, outcome)
+            else:
+                with anyio.move_on_after(op.cancel) as scope:
+                    outcome.result = await act(op, outcome)
+                outcome.cancelled = scope.cancelled_caught
+        except documented as error:
+            outcome.result = error
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
+            outcome.result = error
+            self.record.trouble.append(f"{op} raised {_said(error)}")
+        finally:
+            self._lifecycle -= is_lifecycle
+            outcome.ended = anyio.current_time()
+            self._done += 1
+            self._changed.set()
+        if op.do in ("request", "call", "again", "cancel"):
+            outcome.answered = sum(
+                isinstance(event, Line) and event.kind == "answer" and event.id == outcome.op.id
+                for event in self.record.log
+            )
+        return outcome
+
+    def _message(self, op: Op, mark: bytes, **fields: Any) -> bytes | dict[str, Any]:
+        if self.schedule.dialect == "lines":
+            return mark + b"." * op.size
+        params = {"mark": mark.decode(), "pad": "." * op.size, "sessionId": op.id[-1:]}
+        return {"jsonrpc": "2.0", **fields, "params": params}
+
+    async def _do_request(self, op: Op, outcome: Outcome) -> Receipt:
+        message = self._message(op, outcome.mark, id=op.id, method=op.arg)
+        return await self.session.send(message, timeout=op.timeout)
+
+    async def _do_again(self, op: Op, outcome: Outcome) -> Receipt:
+        """A request whose id may be in flight already."""
+        outcome.mark = b"<again %s>" % op.id.encode()
+        other = msgspec.structs.replace(op, id="r0")
+        outcome.op = other
+        return await self._do_request(msgspec.structs.replace(other, arg="other"), outcome)
+
+    async def _do_cancel(self, op: Op, outcome: Outcome) -> Receipt:
+        return await self._do_request(msgspec.structs.replace(op, arg="cancel"), outcome)
+
+    async def _do_notify(self, op: Op, outcome: Outcome) -> Receipt:
+        return await self.session.send(
+            self._message(op, outcome.mark, method="note"), timeout=op.timeout
+        )
+
+    async def _do_answer(self, op: Op, outcome: Outcome) -> Receipt:
+        """Our answer to a request of the worker, whose ids are its own."""
+        outcome.mark = b"<answer %s>" % op.id.encode()
+        message = {"jsonrpc": "2.0", "id": "r0", "result": outcome.mark.decode()}
+        if self.schedule.dialect == "lines":
+            return await self.session.send(outcome.mark)
+        return await self.session.send(message, timeout=op.timeout)
+
+    async def _do_invalid(self, op: Op, outcome: Outcome) -> Receipt:
+        text = b"two\nlines" if self.schedule.dialect == "lines" else b"no json \xff"
+        receipt = await self.session.send(text)
+        raise AssertionError(f"{text!r} was accepted: {receipt}")
+
+    async def _do_call(self, op: Op, outcome: Outcome) -> Any:
+        params = {"mark": outcome.mark.decode(), "pad": "." * op.size, "sessionId": op.id[-1:]}
+        return await self.session.call(op.arg, params, id=op.id, timeout=op.timeout)
+
+    async def _do_start(self, op: Op, outcome: Outcome) -> Status:
+        return await self.session.start()
+
+    async def _do_restart(self, op: Op, outcome: Outcome) -> Status:
+        return await self.session.restart(force=op.arg)
+
+    async def _do_stop(self, op: Op, outcome: Outcome) -> Status:
+        return await self.session.stop()
+
+    async def _do_wait_for(self, op: Op, outcome: Outcome) -> Status:
+        return await self.session.wait_for(State(op.arg), timeout=op.timeout)
+
+    async def _do_lever(self, op: Op, outcome: Outcome) -> None:
+        if self.transport.channels:
+            self.transport.channels[-1].happen(Fault(*op.arg))
+
+    # -- subscribers -------------------------------------------------------------------------
+
+    def _reader(self, name: str, after: int) -> Reader:
+        reader = Reader(name, after, [])
+        self.record.readers.append(reader)
+        return reader
+
+    def _ended(self, reader: Reader) -> None:
+        reader.ended = True
+        self._changed.set()
+
+    async def _read_early(self) -> None:
+        reader = self._reader("early", 0)
+        async with self.session.subscribe(after=0) as events:
+            async for event in events:
+                reader.events.append(event)
+                if (
+                    isinstance(event, StatusChanged)
+                    and event.status is self.session.status
+                    and event.status.state in (State.ERROR, State.STOPPED)
+                    and (self.session.is_busy or self.session.in_flight)
+                ):
+                    self.record.trouble.append(f"who reacts to {_brief(event)} finds it busy")
+        self._ended(reader)
+
+    async def _read_late(self, moment: float) -> None:
+        await anyio.sleep(moment)
+        from_now = moment < 0.3
+        after = self.session.last_seq if from_now else int(moment * self.session.last_seq)
+        reader = self._reader("late", after)
+        async with self.session.subscribe(after=None if from_now else after) as events:
+            async for batch in events.batches(3):
+                reader.events += batch
+        self._ended(reader)
+
+    async def _read_slowly(self, pause: float) -> None:
+        reader = self._reader("slow", 0)
+        async with self.session.subscribe() as events:
+            async for event in events:
+                reader.events.append(event)
+                if len(reader.events) < 6:
+                    await anyio.sleep(pause)
+        self._ended(reader)
+
+    async def _read_resuming(self, moment: float) -> None:
+        """Reads some, leaves, and comes back with its cursor, again and again."""
+        reader = self._reader("resuming", 0)
+        cursor, portion = 0, 1 + int(moment * 7)
+        closed = False
+        while not closed:
+            async with self.session.subscribe(after=cursor) as events:
+                for _ in range(portion):
+                    try:
+                        event = await anext(events)
+                    except StopAsyncIteration:
+                        closed = True
+                        break
+                    reader.events.append(event)
+                    cursor = event.resume_from - 1 if isinstance(event, Lagged) else event.seq
+            if not closed:
+                await anyio.sleep(moment / 10)
+            portion *= 2
+        self._ended(reader)
+
+    async def _read_cancelled(self, moment: float) -> None:
+        """Is cancelled while it waits, again and again, and goes on with the same subscription."""
+        reader = self._reader("cancelled", 0)
+        patience = 0.003 + moment / 20
+        async with self.session.subscribe() as events:
+            while True:
+                with anyio.move_on_after(patience):
+                    async for event in events:
+                        reader.events.append(event)
+                    break
+                patience *= 4
+        self._ended(reader)
+
+    # -- the workers -------------------------------------------------------------------------
+
+    async def work(self, stdin: ReadEnd, stdout: WriteEnd, stderr: WriteEnd) -> int:
+        generation = self.session.generation
+        log = self.record.written.setdefault(generation, [])
+        plan = Plan() if self.healed else self.schedule.plan
+        random = Random(f"{self.schedule.seed}/{generation}")
+        framed, stamp = self.record.framed, f"@{generation:04}@"
+        postponed: list[bytes] = []
+
+        async def say(text: bytes) -> None:
+            log.append(text)
+            await stdout.write(framed(text))
+
+        if plan.greeting:
+            await say(_note(stamp))
+        if random.random() < plan.stderr:
+            await stderr.write("warming up\n")
+        while (message := await self._read_message(stdin)) is not None:
+            if delay := random.choice(plan.delays):
+                await anyio.sleep(delay)
+            if random.random() < plan.chatter:
+                await say(_note(stamp))
+            if random.random() < plan.odd:
+                await say(random.choice((b"42", b"", b"\xff\xfe no text", b"null", b"[1]")))
+            if random.random() < plan.stderr:
+                await stderr.write("something\nhappened\n")
+            if self.schedule.dialect == "lines":
+                await say(b"%b %b" % (stamp.encode(), message))
+                continue
+            content = json.loads(message)
+            if "id" not in content or "method" not in content:
+                continue
+            if random.random() < plan.mute:
+                continue
+            answer = _answer(content["id"], stamp, plan.size, random.random() < plan.fail)
+            if random.random() < plan.postpone:
+                postponed.append(answer)
+                continue
+            await say(answer)
+            while postponed:
+                await say(postponed.pop())
+        if plan.linger:
+            await anyio.sleep(plan.linger)
+        for answer in postponed:
+            await say(answer)
+        return plan.code
+
+    async def _read_message(self, stdin: ReadEnd) -> bytes | None:
+        line = await stdin.readline()
+        if self.schedule.dialect != "lsp" or not line:
+            return line.removesuffix(b"\n") if line.endswith(b"\n") else None
+        missing = int(line.split(b":")[1])
+        await stdin.readline()
+        body = b""
+        while len(body) < missing:
+            if not (piece := await stdin.read(missing - len(body))):
+                return None
+            body += piece
+        return body
+
+
+_STARTS: Final = (TransportUnavailable, WorkerNotStarted)
+_RAISES: Final[dict[str, tuple[type[Exception], ...]]] = {
+    "again": (InvalidMessage,),
+    "cancel": (InvalidMessage,),
+    "invalid": (InvalidMessage,),
+    "call": (CallError, WorkerLost, TimeoutError, InvalidMessage),
+    "request": (InvalidMessage,),
+    "start": _STARTS,
+    "restart": (*_STARTS, SessionBusy),
+    "wait_for": (TimeoutError,),
+}
+
+
+def _note(stamp: str) -> bytes:
+    return msgspec.json.encode({"jsonrpc": "2.0", "method": "tick", "params": stamp})
+
+
+def _answer(id: RequestId, stamp: str, size: int, failed: bool) -> bytes:
+    if failed:
+        content: dict[str, Any] = {"error": {"code": 1, "message": stamp}}
+    else:
+        content = {"result": stamp + "." * size}
+    return msgspec.json.encode({"jsonrpc": "2.0", "id": id, **content})
+
+
+def _tasks_living() -> int:
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_run():
+        return int(trio.lowlevel.current_statistics().tasks_living)
+    import asyncio
+
+    return len(asyncio.all_tasks())
+
+
+def _brief(event: StatusChanged) -> str:
+    status = event.status
+    return f"{event.seq} {status.state}/{status.reason}"
+
+
+def _said(error: BaseException) -> str:
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(_said(each) for each in error.exceptions)
+    import traceback
+
+    frames = traceback.extract_tb(error.__traceback__)[-3:]
+    where = " < ".join(f"{f.filename.rsplit('/', 1)[-1]}:{f.lineno}" for f in reversed(frames))
+    return f"{error!r} ({where})"
+
+
+__all__ = ["ERRORS", "Accepted", "Outcome", "Player", "Reader", "Record"]
