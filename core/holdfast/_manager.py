@@ -57,7 +57,7 @@ class SessionManager:
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         self._deadlines = Deadlines()
-        self._tasks.start_soon(self._deadlines.run)
+        self._spawn(self._deadlines.run)
         return self
 
     async def __aexit__(
@@ -68,8 +68,9 @@ class SessionManager:
     ) -> None:
         assert self._tasks is not None
         tasks = self._tasks
-        if error is not None:
-            for session in self._sessions.values():
+        for session in self._sessions.values():
+            session._seal()
+            if error is not None:
                 session._hurry()
         try:
             with CancelScope(shield=True):
@@ -268,6 +269,7 @@ class SessionManager:
             UnknownSession: There is none of this id.
         """
         session = self.get(session_id)
+        session._seal()
         await session.stop()
         session._close()
         self._sessions.pop(session_id, None)

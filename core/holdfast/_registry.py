@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib import metadata
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pluggy
 
 from . import _hookspecs
 from ._dialect import BUILT_IN, Dialect
+from ._discovery import Found, find, find_all, from_entry_points
 from ._errors import (
     DuplicateTransport,
     HoldfastError,
@@ -25,12 +24,12 @@ from ._target import Target
 from ._transport import Capability, Transport
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from ._session import Session
     from ._status import Status
 
 _log = logging.getLogger("holdfast")
-
-GROUP: Final = "holdfast"
 
 
 class TransportSpec(msgspec.Struct, frozen=True):
@@ -72,12 +71,12 @@ class Registry:
         entry_points: Where plugins are found; default: those of the installed distributions.
     """
 
-    def __init__(self, *, entry_points: Iterable[metadata.EntryPoint] | None = None) -> None:
+    def __init__(self, *, entry_points: Iterable[EntryPoint] | None = None) -> None:
         self._plugins = pluggy.PluginManager(_hookspecs.PROJECT)
         self._plugins.add_hookspecs(_hookspecs)
-        self._found: dict[str, list[metadata.EntryPoint]] | None = None
+        self._found: list[Found] | None = None
         if entry_points is not None:
-            self._found = _by_name(entry_points)
+            self._found = from_entry_points(entry_points)
         self._transports: dict[str, Provided] = {}
         self._dialects: dict[str, Dialect] = dict(BUILT_IN)
         self._loaded: dict[str, PluginError | None] = {}
@@ -97,7 +96,7 @@ class Registry:
 
     def load_all(self) -> list[PluginError]:
         """Import every plugin there is, and give what went wrong, one error for each broken one."""
-        for name in self._entry_points():
+        for name in dict.fromkeys(found.name for found in self._all_found()):
             self._load(name)
         return [error for error in self._loaded.values() if error is not None]
 
@@ -107,7 +106,7 @@ class Registry:
 
         A plugin that brings no transport is among them until it is loaded.
         """
-        idle = {name for name in self._entry_points() if name not in self._loaded}
+        idle = {found.name for found in self._all_found()} - self._loaded.keys()
         return sorted(idle | self._transports.keys())
 
     @property
@@ -120,17 +119,24 @@ class Registry:
         """The dialects that are loaded, by name."""
         return self._dialects
 
-    def _entry_points(self) -> dict[str, list[metadata.EntryPoint]]:
+    def _all_found(self) -> list[Found]:
         if self._found is None:
-            self._found = _by_name(metadata.entry_points(group=GROUP))
+            self._found = find_all()
         return self._found
+
+    def _find(self, name: str) -> list[Found]:
+        if self._found is None:
+            return find(name)
+        return [found for found in self._found if found.name == name]
 
     def _load(self, name: str) -> PluginError | None:
         """Import the plugin of one name; it breaks nothing but itself."""
         if name in self._loaded:
             return self._loaded[name]
-        candidates = self._entry_points()[name]
-        distributions = sorted({_distribution(each) for each in candidates})
+        candidates = self._find(name)
+        if not candidates:
+            return None
+        distributions = sorted({each.distribution for each in candidates})
         failure: PluginError | None = None
         if len(distributions) > 1:
             failure = DuplicateTransport(
@@ -227,7 +233,7 @@ class Registry:
             UnknownTransport: Nobody provides it.
             PluginLoadError: Its plugin is broken.
         """
-        if scheme not in self._transports and scheme in self._entry_points():
+        if scheme not in self._transports:
             failure = self._load(scheme)
             if failure is not None:
                 raise failure
@@ -279,19 +285,8 @@ def _observer(
     return call
 
 
-def _by_name(
-    entry_points: Iterable[metadata.EntryPoint],
-) -> dict[str, list[metadata.EntryPoint]]:
-    found: dict[str, list[metadata.EntryPoint]] = {}
-    for each in entry_points:
-        found.setdefault(each.name, []).append(each)
-    return found
-
-
-def _distribution(entry_point: metadata.EntryPoint) -> str:
-    return entry_point.dist.name if entry_point.dist is not None else "an unknown distribution"
-
-
 def _nearest(word: str, known: Iterable[str]) -> str:
+    import difflib
+
     match = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean {match[0]!r}?)" if match else ""

@@ -106,6 +106,7 @@ class Session:
         self._watchers: list[_Watcher] = []
         self._starts = 0  # attempts that are over
         self._stops = 0  # callers of stop that wait
+        self._sealed = False  # no worker is started any more
         self._closed = False
 
     # -- what can be seen --------------------------------------------------------------------
@@ -227,6 +228,10 @@ class Session:
         if failure:
             raise failure[0]
 
+    def _check_open(self) -> None:
+        if self._sealed:
+            raise SessionClosed(f"session {self.id} was forgotten; create a new one")
+
     async def _start(self) -> None:
         if self._machine.phase is not Phase.ABSENT:
             return
@@ -234,6 +239,7 @@ class Session:
             await self._worker.wait_over()
         if self._stops and self.status.state is State.RESTARTING:
             return  # the stop that waits for its turn says what became of it
+        self._check_open()
         generation = self._machine.starting()
         worker = self._worker = Worker(
             self._transport,
@@ -251,6 +257,7 @@ class Session:
         raise worker.failure
 
     async def _restart(self, force: bool) -> None:
+        self._check_open()
         if self.is_busy and not force:
             raise SessionBusy(
                 f"session {self.id} is answering {len(self.in_flight)} request(s); wait for the "
@@ -287,12 +294,12 @@ class Session:
         starts = self._starts
 
         async def start_once() -> None:
-            if self._starts == starts and not self._stops:
+            if self._starts == starts and not self._stops and not self._sealed:
                 await self._start()
 
         try:
             await self._operate(start_once)
-        except TransportError as error:
+        except (TransportError, SessionClosed) as error:
             _log.warning("session %s could not recover: %s", self.id, error)
 
     def _hurry(self) -> None:
@@ -300,9 +307,13 @@ class Session:
         if self._worker is not None:
             self._worker.hurry()
 
+    def _seal(self) -> None:
+        """No worker is started any more: whoever asks for one behind the last stop is refused."""
+        self._sealed = True
+
     def _close(self) -> None:
         """No more events will come: subscriptions end, and sending is an error."""
-        self._closed = True
+        self._sealed = self._closed = True
         self._bell.ring()
         for watcher in self._watchers:
             watcher.waiter.set()

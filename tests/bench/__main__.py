@@ -57,7 +57,11 @@ def _lines(size: int, count: int) -> Comparison:
         peers["MCP SDK"] = lambda: measures.lines_mcp(size, count // 20)
         reach["MCP SDK"] = (">=", 15)
     return Comparison(
-        f"lines of {size} bytes", "lines/s", lambda: measures.lines_holdfast(size, count), peers, reach
+        f"lines of {size} bytes",
+        "lines/s",
+        lambda: measures.lines_holdfast(size, count),
+        peers,
+        reach,
     )
 
 
@@ -177,7 +181,9 @@ def main() -> None:
     print(f"| threads of {measures.MANY} open sessions | {threads} | | | | 0 |")
     costs = [measures.start_up() for _ in range(options.rounds)]
     ours, alone = (statistics.median(column) for column in zip(*costs, strict=True))
-    print(f"| start of `holdfast run local: -- true`, CPU | {(ours - alone) * 1e3:.0f} ms | | | | |")
+    print(
+        f"| start of `holdfast run local: -- true`, CPU | {(ours - alone) * 1e3:.0f} ms | | | | |"
+    )
 
 
 if __name__ == "__main__":

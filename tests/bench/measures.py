@@ -25,9 +25,7 @@ import holdfast
 from . import workers
 
 TEXT = "x" * 120
-ECHO = (
-    b'{"jsonrpc":"2.0","id":"hf-1234","method":"echo","params":{"text":"%b"}}\n' % TEXT.encode()
-)
+ECHO = b'{"jsonrpc":"2.0","id":"hf-1234","method":"echo","params":{"text":"%b"}}\n' % TEXT.encode()
 TRIPS = 300
 
 

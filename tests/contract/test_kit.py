@@ -34,7 +34,7 @@ def author(pytester: pytest.Pytester) -> pytest.Pytester:
 
 
 def run(author: pytest.Pytester, *args: str) -> pytest.RunResult:
-    return author.runpytest_subprocess("-p", "_holdfast_pytest", "-p", "no:cacheprovider", *args)
+    return author.runpytest_inprocess("-p", "_holdfast_pytest", "-p", "no:cacheprovider", *args)
 
 
 def test_it_needs_no_configuration(author: pytest.Pytester) -> None:

@@ -131,8 +131,9 @@ def test_a_suspended_proxy_loses_no_answer(tmp_path: Path) -> None:
     os.mkfifo(gate)
     code = (
         read(2)
+        + "import fcntl; fcntl.fcntl(1, 1031, 1 << 20)  # F_SETPIPE_SZ: above one read\n"
         + "os.write(1, b'ready\\n'); open(sys.argv[1]).read()\n"
-        + f"os.write(1, {answer(1)!r} + b'n\\n' * 30_000)\n"
+        + f"os.write(1, {answer(1)!r} + b'n\\n' * 400_000)\n"
         + KILLED
     )
     with started(run(*python(code, str(gate)))) as running:
@@ -147,7 +148,7 @@ def test_a_suspended_proxy_loses_no_answer(tmp_path: Path) -> None:
         os.kill(running.pid, signal.SIGCONT)
         first, *rest, last = running.rest().splitlines(keepends=True)
         assert first == answer(1)
-        assert rest == [b"n\n"] * 30_000
+        assert rest == [b"n\n"] * 400_000
         assert json.loads(last)["id"] == 2
 
 

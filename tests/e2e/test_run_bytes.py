@@ -133,8 +133,10 @@ def test_a_worker_that_outlives_our_eof_is_waited_for() -> None:
 @pytest.mark.parametrize("fd", [1, 2], ids=["stdout", "stderr"])
 def test_a_consumer_that_reads_after_the_worker_is_over_gets_everything(fd: int) -> None:
     """The worker is dead and its reader asleep: the bytes wait for as long as that takes."""
-    name, data = ("stdout", "stderr")[fd - 1], RANDOM[:150_000]
+    name, data = ("stdout", "stderr")[fd - 1], RANDOM[:700_000]
     code = f"""
+import fcntl
+fcntl.fcntl({fd}, 1031, 1 << 20)  # F_SETPIPE_SZ: it all fits, so the worker need not wait
 data = sys.stdin.buffer.read()
 while data:
     data = data[os.write({fd}, data):]
@@ -155,11 +157,14 @@ sys.exit(6)
 
 def test_pending_answers_wait_for_a_slow_consumer_of_stdout_only() -> None:
     """A client that does not read our stderr hears of a loss on stdout all the same."""
-    code = "os.read(0, 100)\nos.write(2, b'e' * 150_000)\nos.kill(os.getpid(), 9)"
+    code = (
+        "import fcntl; fcntl.fcntl(2, 1031, 1 << 20)  # F_SETPIPE_SZ\n"
+        "os.read(0, 100)\nos.write(2, b'e' * 700_000)\nos.kill(os.getpid(), 9)"
+    )
     with started(run(*python(code))) as running:
         running.write(b'{"jsonrpc":"2.0","id":5,"method":"m"}\n')
         assert b'"id":5,"error"' in running.line()
-        assert running.rest("stderr") == b"e" * 150_000
+        assert running.rest("stderr") == b"e" * 700_000
         assert running.wait() == 137
 
 

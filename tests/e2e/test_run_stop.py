@@ -141,7 +141,7 @@ def test_a_signal_while_the_worker_floods_its_reader() -> None:
 @pytest.mark.parametrize("fd", [1, 2], ids=["stdout", "stderr"])
 def test_a_signal_while_a_dead_workers_output_waits_for_its_reader(fd: int) -> None:
     """We wait for a reader as long as it takes, and no longer than until we are told to stop."""
-    code = f"for _ in range(150): os.write({fd}, b'x' * 1000)\nsys.exit(3)"
+    code = f"for _ in range(120): os.write({fd}, b'x' * 1000)  # two pipes hold it\nsys.exit(3)"
     with started(run(*python(code))) as running:
         assert eventually(lambda: bool(descendants(running.pid)))
         assert gone(worker_of(running))

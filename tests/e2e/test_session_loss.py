@@ -23,6 +23,7 @@ from holdfast import (
     State,
     StatusChanged,
     WorkerLost,
+    WorkerNotStarted,
 )
 
 from .workers.harness import (
@@ -145,8 +146,8 @@ async def test_a_real_answer_that_lies_in_the_pipe_wins_over_ours():
     """Where the write meets the loss first, what the worker said before is read all the same."""
     async with running(dialect="jsonrpc") as session:
         pid = await pid_of(session)
+        await session.send(request("lost", "hold"))
         await session.send(request("real", "exit", answers=True, code=3))
-        await session.send(request("lost", "echo"))
         wait_in_place(pid)
         receipt = await session.send(request("late", "echo"))
         assert receipt.delivery is Delivery.REFUSED
@@ -369,6 +370,33 @@ async def test_a_recovery_that_fails_is_told_and_answered(tmp_path):
         program.symlink_to("/bin/sh")
         receipt = await session.send(request("r", "prompt"))
         assert receipt.delivery is Delivery.WRITTEN
+
+
+@pytest.mark.uvloop
+async def test_prompts_in_parallel_share_a_start_that_fails(tmp_path):
+    """Ten clients that wait make one attempt, not ten in a row; each of them is answered."""
+    program = tmp_path / "program"
+    program.symlink_to("/bin/cat")
+    async with running(dialect="jsonrpc", command=[str(program)]) as session:
+        program.unlink()
+        with deadline():
+            with pytest.raises(WorkerNotStarted):
+                await session.restart()
+        before = session.last_seq
+        receipts = []
+
+        async def send(id):
+            receipts.append(await session.send(request(id, "echo")))
+
+        with deadline():
+            async with anyio.create_task_group() as tasks:
+                for id in range(10):
+                    tasks.start_soon(send, id)
+        assert [receipt.delivery for receipt in receipts] == [Delivery.REFUSED] * 10
+        events = await journal(session, after=before)
+        assert all(len(answers(events, id)) == 1 for id in range(10))
+        failed = [each for each in statuses(events) if each.reason is Reason.INITIALIZATION_FAILED]
+        assert len(failed) == 1
 
 
 @pytest.mark.uvloop

@@ -28,6 +28,7 @@ from holdfast import (
     RequestId,
     Session,
     SessionBusy,
+    SessionClosed,
     SessionManager,
     State,
     Status,
@@ -51,6 +52,13 @@ BOUND: Final = 60.0
 
 REGISTRY: Final = Registry()
 """One for all runs: to make it takes as long as half of a schedule."""
+
+
+_LEAVING: Final = 40.0
+"""Virtual seconds for leaving a manager: two stop ladders, as a restart may be under way."""
+
+_LEAVING_AT_ONCE: Final = 12.0
+"""The same after a cancellation, which leaves out the polite steps."""
 
 
 class Outcome(msgspec.Struct):
@@ -146,6 +154,7 @@ class Player:
         self.begin = 0.0
         self.session: Session
         self.transport = _Watched(self, schedule)
+        self._due = 0
         self._done = 0
         self._lifecycle = 0
         self._changed = anyio.Event()
@@ -161,16 +170,27 @@ class Player:
             max_line=schedule.max_line,
             send_timeout=schedule.send_timeout,
         )
-        before = _tasks_living()
+        before, left = _tasks_living(), 0.0
         try:
             with anyio.fail_after(1000):
-                async with SessionManager(registry=REGISTRY, limits=limits) as manager:
-                    self.session = manager.create(
-                        self.transport, ["worker"], session_id="s", dialect=schedule.dialect
-                    )
-                    self._tap(self.session)
-                    async with anyio.create_task_group() as tasks:
-                        await self._live(manager, tasks)
+                async with anyio.create_task_group() as tasks:
+                    with anyio.CancelScope() as scope:
+                        async with SessionManager(registry=REGISTRY, limits=limits) as manager:
+                            self.session = manager.create(
+                                self.transport, ["worker"], session_id="s", dialect=schedule.dialect
+                            )
+                            self._tap(self.session)
+                            await self._begin(tasks)
+                            if schedule.ending == "stop":
+                                await self._live(manager)
+                            else:
+                                await anyio.sleep(schedule.left_at)
+                                left = anyio.current_time()
+                                if schedule.ending == "cancel":
+                                    scope.cancel()
+                    if schedule.ending != "stop":
+                        self._was_left(anyio.current_time() - left)
+                    await self._end(tasks)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
             record.trouble.append(f"the run failed: {_said(error)}")
         if (after := _tasks_living()) != before:
@@ -182,9 +202,8 @@ class Player:
         record.trouble += [f"core logged an error: {text}" for text in ERRORS.seen]
         return record
 
-    async def _live(self, manager: SessionManager, tasks: anyio.abc.TaskGroup) -> None:
-        session, schedule, record = self.session, self.schedule, self.record
-        late, pause, cut = schedule.readers
+    async def _begin(self, tasks: anyio.abc.TaskGroup) -> None:
+        late, pause, cut = self.schedule.readers
         for reader in (
             self._read_early,
             lambda: self._read_late(late),
@@ -193,13 +212,16 @@ class Player:
             lambda: self._read_cancelled(cut),
         ):
             tasks.start_soon(reader)
-        if schedule.start_first:
+        if self.schedule.start_first:
             await self._run(Op(0.0, "start"))
-        begun = len(record.outcomes) + len(schedule.ops)
-        for op in schedule.ops:
+        self._due = len(self.record.outcomes) + len(self.schedule.ops)
+        for op in self.schedule.ops:
             tasks.start_soon(self._at, op)
+
+    async def _live(self, manager: SessionManager) -> None:
+        session, record = self.session, self.record
         await self._until(
-            lambda: self._lifecycle == 0 and len(record.outcomes) == begun,
+            lambda: self._lifecycle == 0 and len(record.outcomes) == self._due,
             SETTLED,
             "a start, stop or restart did not end",
         )
@@ -218,6 +240,25 @@ class Player:
             record.trouble.append(f"stopped, and in flight: {sorted(map(str, session.in_flight))}")
         with anyio.move_on_after(BOUND):
             await manager.forget("s")
+
+    def _was_left(self, seconds: float) -> None:
+        session, record = self.session, self.record
+        bound = _LEAVING if self.schedule.ending == "leave" else _LEAVING_AT_ONCE
+        if seconds > bound:
+            record.trouble.append(f"leaving the manager took {seconds:.3f} s")
+        if session.status.state is not State.STOPPED or session.in_flight:
+            record.trouble.append(
+                f"the manager was left, and the session is {session.status.state} with "
+                f"{sorted(map(str, session.in_flight))} in flight"
+            )
+
+    async def _end(self, tasks: anyio.abc.TaskGroup) -> None:
+        record = self.record
+        await self._until(
+            lambda: self._done == len(record.outcomes) >= self._due,
+            3.0,
+            "an operation hung although its session was closed",
+        )
         await self._until(
             lambda: all(reader.ended for reader in record.readers) and len(record.readers) >= 5,
             BOUND,
@@ -336,7 +377,9 @@ class Player:
         self._changed.set()
         is_lifecycle = op.do in ("start", "stop", "restart")
         self._lifecycle += is_lifecycle
-        documented = _RAISES.get(op.do, ())
+        documented: tuple[type[Exception], ...] = _RAISES.get(op.do, ())
+        if self.schedule.ending != "stop":
+            documented = (*documented, SessionClosed)
         try:
             act = getattr(self, f"_do_{op.do}")
             if op.cancel is None:

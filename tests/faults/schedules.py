@@ -77,6 +77,8 @@ class Schedule(msgspec.Struct, frozen=True):
     max_line: int
     send_timeout: float | None
     start_first: bool
+    ending: str  # "stop"; or the manager is left, by "leave" or "cancel", while all goes on
+    left_at: float
     plan: Plan
     readers: tuple[float, ...]
     ops: tuple[Op, ...]
@@ -102,6 +104,9 @@ class Schedule(msgspec.Struct, frozen=True):
             f"  pipes of {self.pipe_size} bytes, takes at once: {self.takes_at_once}",
             f"  max_line {self.max_line}, send_timeout {self.send_timeout}{retained}",
             f"  started first: {self.start_first}; workers: {self.plan}",
+            f"  {self.ending} at {self.left_at} s"
+            if self.ending != "stop"
+            else "  recovers, stops",
         ]
         lines += [f"  {op}" for op in sorted(self.ops, key=lambda op: op.at)]
         lines += [f"  {fault}" for fault in self.faults]
@@ -143,6 +148,8 @@ def drawn(seed: int) -> Schedule:
         max_line=max_line,
         send_timeout=1.0 if chance() < 0.15 else None,
         start_first=chance() < 0.9,
+        ending=random.choices(("stop", "leave", "cancel"), (76, 12, 12))[0],
+        left_at=round(chance() * 1.3, 3),
         plan=_plan(random, 400 if max_line == 300 else 0 if split else min(big, 9000)),
         readers=tuple(round(chance(), 3) for _ in range(3)),
         ops=_ops(random, dialect, big),

@@ -238,6 +238,7 @@ def test_a_big_odd_answer_still_finds_its_request() -> None:
         (b'{"result":"aaa', None),
         (b'{"id":1,"method":"ask","params":"a', None),
         (b'{"id":1,"params":"a', None),
+        (b'{"id":1,"method":"ask","result":"a', None),
         (b'{"id":1', None),
         (b'{"id":true,"result":"a', None),
         (b'{"id":null,"result":"a', None),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import array
+import asyncio
+import contextlib
 import fcntl
 import os
 import termios
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+import uvloop
 from anyio import wait_all_tasks_blocked
 from anyio.lowlevel import checkpoint
 
@@ -90,10 +93,11 @@ async def turn() -> None:
 
 async def drain(reader: PipeReader, size: int, most: int = 65536) -> bytes:
     data = b""
-    while len(data) < size:
-        piece = await reader.read(most)
-        assert piece, f"ended after {len(data)} bytes"
-        data += piece
+    with anyio.fail_after(10):
+        while len(data) < size:
+            piece = await reader.read(most)
+            assert piece, f"ended after {len(data)} bytes"
+            data += piece
     return data
 
 
@@ -155,6 +159,33 @@ async def test_a_cancelled_read_loses_no_byte(ends: Ends, rounds: int, size: int
     rest = await drain(reader, total - sum(map(len, got)), 7)
     assert b"".join(got) + rest == bytes(range(size)) + b"end"
     reader.close()
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+@pytest.mark.parametrize("rounds", range(6))
+def test_a_task_that_asyncio_cancels_loses_no_byte(
+    ends: Ends, loop: Callable[[], asyncio.AbstractEventLoop], rounds: int
+) -> None:
+    """``Task.cancel`` may come when the bytes are already on their way; anyio's scopes do not."""
+    r, w = ends.pipe()
+
+    async def main() -> None:
+        reader = ends.reader(r)
+        task = asyncio.create_task(reader.read(64))
+        await asyncio.sleep(0)
+        os.write(w, bytes(range(100)))
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+        task.cancel()
+        got = b""
+        with contextlib.suppress(asyncio.CancelledError):
+            got = await task
+        os.write(w, b"end")
+        assert got + await drain(reader, 103 - len(got), 7) == bytes(range(100)) + b"end"
+        reader.close()
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(main())
 
 
 async def test_a_read_that_is_cancelled_at_once_loses_no_byte(ends: Ends) -> None:

@@ -15,6 +15,8 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "demo": "See a worker die, and what is said of it.",
     "transports": "List the transports and what they can do.",
     "doctor": "Say what works on this machine, and what to install.",
+    "check": "Try a live target against the transport contract.",
+    "new-transport": "Write a new transport: a plugin that passes its tests.",
 }
 
 USAGE_ERROR: Final = 64
@@ -30,7 +32,7 @@ class _Lazy(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in _COMMANDS:
-            module = importlib.import_module(f"{__name__}.{cmd_name}")
+            module = importlib.import_module(f"{__name__}.{cmd_name.replace('-', '_')}")
             command: click.Command = module.command
             return command
         self._load_plugins()

@@ -110,7 +110,8 @@ def open_files() -> Iterable[Finding]:
         yield Finding(name, State.OK, most, needed_for)
     else:
         limit = 4096 if hard == resource.RLIM_INFINITY else min(hard, 4096)
-        yield Finding(name, State.MISSING, most, needed_for, f"ulimit -n {limit}")
+        step = f"ulimit -n {limit}" if limit > soft else "raise its hard limit (see limits.conf(5))"
+        yield Finding(name, State.MISSING, most, needed_for, step)
 
 
 def plugins() -> Iterable[Finding]:

@@ -16,6 +16,7 @@ It needs ``pip install holdfast[testing]``. :class:`MemoryTransport` does not ne
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
@@ -36,36 +37,29 @@ _HOME: Final = {
     "TransportContract": "_contract",
 }
 
+_ASSERTING: Final = tuple(
+    f"{__name__}._{module}"
+    for module in (
+        "clauses_broken",
+        "clauses_bytes",
+        "clauses_close",
+        "clauses_end",
+        "clauses_link",
+        "clauses_many",
+        "clauses_start",
+        "kit",
+    )
+)
+
 
 def __getattr__(name: str) -> Any:
     """Import a part when it is asked for: the memory transport works without pytest."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = _HOME[name]
-    if module != "_memory":
+    if _HOME[name] != "_memory":
         import pytest
 
-        pytest.register_assert_rewrite(
-            *(f"{__name__}.{part}" for part in _REWRITTEN if f"{__name__}.{part}" not in _loaded())
-        )
-    value = getattr(import_module(f".{module}", __name__), name)
+        pytest.register_assert_rewrite(*(each for each in _ASSERTING if each not in sys.modules))
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
     globals()[name] = value
     return value
-
-
-_REWRITTEN: Final = (
-    "_clauses_start",
-    "_clauses_bytes",
-    "_clauses_end",
-    "_clauses_broken",
-    "_clauses_link",
-    "_clauses_close",
-    "_clauses_many",
-    "_kit",
-)
-
-
-def _loaded() -> dict[str, Any]:
-    import sys
-
-    return dict(sys.modules)

@@ -7,6 +7,7 @@ from contextlib import suppress
 from functools import partial
 
 import anyio
+import anyio.lowlevel
 
 from holdfast import Capability, ChannelClosed, Signal
 
@@ -26,18 +27,29 @@ class _OfTheBody(Exception):
 
 
 async def cancelled_numbers(kit: Kit, peer: Peer, *, stderr: bool) -> list[bytes]:
-    """Receive numbered lines up to the word ``end``, while cancelling at every moment there is."""
+    """Receive numbered lines up to the word ``end``, while cancelling at every moment there is.
+
+    A turn is cancelled after so many steps of the event loop, every fourth after a short time.
+    """
     receive = peer.wrapped.receive_stderr if stderr else peer.wrapped.receive
     data = b""
-    waits = (0, 0, 0.0001, 0.001, 0.004)
     turn = 0
+
+    async def cancel(scope: anyio.CancelScope, steps: int) -> None:
+        for _ in range(steps):
+            await anyio.lowlevel.checkpoint()
+        scope.cancel()
+
     with kit.within("2,000 lines, received by calls that are often cancelled", 3 * PROMPT):
-        while b"end\n" not in data:
-            turn += 1
-            with anyio.move_on_after(waits[turn % len(waits)]):
-                piece = await receive(100)
-                data += piece
-                assert piece, f"it ended after {len(data):,} bytes"
+        async with anyio.create_task_group() as tasks:
+            while b"end\n" not in data:
+                turn += 1
+                with anyio.move_on_after(0.002) as scope:
+                    if turn % 4:
+                        tasks.start_soon(cancel, scope, turn % 7)
+                    piece = await receive(100)
+                    data += piece
+                    assert piece, f"it ended after {len(data):,} bytes"
     return data.partition(b"end\n")[0].split()
 
 
@@ -225,6 +237,7 @@ class CloseClauses:
         """After aclose the worker is gone, though it ignored every signal that can be ignored."""
         async with kit.open(f"echo $$; {STUBBORN}") as peer:
             pid = await peer.line()
+            assert await peer.line() == b"ready"  # from here on it ignores them
             await peer.aclose()
             await kit.gone(pid)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import anyio
@@ -11,6 +12,8 @@ from holdfast import Capability, Cause, ChannelClosed, Fate, Operation, Transpor
 from ._clause import clause
 from ._clauses_broken import check_broken, same_cause
 from ._kit import PROMPT, Kit, Peer, outcome
+
+Operate = Callable[[], Awaitable[object]]
 
 _LINK_CAUSES = (Cause.LINK_LOST, Cause.LINK_SILENT, Cause.UNKNOWN)
 
@@ -75,7 +78,11 @@ class LinkClauses:
         async with kit.open("echo ready; exec cat") as peer:
             await peer.line()
             broken = await lose(kit, peer)
-            calls = [partial(peer.send, b"x"), peer.receive, partial(peer.send, b"x")]
+            calls: list[Operate] = [
+                partial(peer.send, b"x"),
+                peer.receive,
+                partial(peer.send, b"x"),
+            ]
             if kit.can(Capability.HALF_CLOSE):
                 calls.append(peer.send_eof)
             for call in calls:
@@ -130,9 +137,8 @@ class LinkClauses:
                 await peer.receive_stderr(1)
             await kit.sever(peer)
             with kit.within("receive_stderr to raise TransportBroken"):
-                met = b"?"
-                while isinstance(met, bytes) and met:
-                    met = await outcome(peer.receive_stderr)
+                while (met := await outcome(peer.receive_stderr)) and isinstance(met, bytes):
+                    pass
         assert isinstance(met, TransportBroken), f"the link was cut, and stderr just ended: {met!r}"
 
     @clause("HF-SILENT-1", Capability.DETECTS_SILENT_LINK, see="Capability", fixture="silence")

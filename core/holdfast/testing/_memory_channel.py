@@ -272,11 +272,12 @@ class MemoryChannel(Channel):
         await anyio.lowlevel.checkpoint()
         rest = memoryview(data)
         while True:
-            rest = rest[self._put(rest, Operation.SEND) :]
+            taken = self._put(rest, Operation.SEND)
+            rest = rest[taken:]
             if not rest:
                 return
-            if self._stdin.room > 0 and not self._stdin.no_reader:
-                await anyio.lowlevel.checkpoint()
+            if taken:
+                await anyio.lowlevel.checkpoint()  # what was taken may have let something happen
             else:
                 await self._stdin.bell.wait()
 
