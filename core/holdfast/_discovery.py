@@ -1,9 +1,9 @@
 """Where plugins come from: the entry points of the installed distributions.
 
-``importlib.metadata`` knows every way to install a distribution, and takes 40 ms to
-be imported and asked. One plugin is found without it, where installers put it: in the directories
-of ``sys.path``, in a file that the packaging specifications describe. Whoever wants them all, or one
-that is not found so, asks ``importlib.metadata``.
+``importlib.metadata`` knows every way to install a distribution, and takes 40 ms to be imported and
+asked. One plugin is found without it, where installers put it: in the directories of ``sys.path``,
+in a file that the packaging specifications describe. All of them, and one that is not found so, are
+left to ``importlib.metadata``.
 
 Source: https://packaging.python.org/specifications/entry-points
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
@@ -77,7 +78,7 @@ def _look_in(directory: str, name: str) -> Iterator[Found]:
             continue
         if (value := _value(text, name)) is not None:
             distribution = stem.partition("-")[0].replace("_", "-")
-            yield Found(name, distribution, lambda value=value: _load(value))  # type: ignore[misc]
+            yield Found(name, distribution, partial(_load, value))
 
 
 def _value(text: bytes, name: str) -> str | None:

@@ -1,7 +1,7 @@
 """What is measured, each against a named peer: functions that give one sample each.
 
 A sample of a round trip is the median of some hundred, in seconds; a sample of a throughput is
-lines per second. Peers and holdfast take turns, so that a machine that becomes slow is slow for all.
+lines per second. Peers and holdfast take turns: a machine that becomes slow is slow for all.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ _REAP: Final = 2.0
 class LocalTransport(Transport):
     """Workers as child processes of this one."""
 
-    capabilities = (
+    capabilities: Capability = (
         Capability.ANY_COMMAND
         | Capability.STDERR
         | Capability.EXIT_STATUS

@@ -141,7 +141,7 @@ class Kit:
     ) -> None:
         self.transport = transport
         self.patience = patience
-        self.timeline = Timeline()
+        self.timeline: Timeline = Timeline()
         self._sever = sever
         self._silence = silence
         self._unreachable = unreachable

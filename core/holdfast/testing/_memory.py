@@ -62,7 +62,7 @@ class MemoryTransport(Transport):
         opens: How often ``open`` was called, successful or not.
     """
 
-    capabilities = (
+    capabilities: Capability = (
         Capability.STDERR
         | Capability.EXIT_STATUS
         | Capability.SIGNALS
@@ -80,15 +80,15 @@ class MemoryTransport(Transport):
         pipe_size: int = PIPE_SIZE,
         takes_at_once: bool = True,
     ) -> None:
-        self.worker = worker if callable(worker) else script(worker)
-        self.faults = tuple(faults)
+        self.worker: WorkerFunction = worker if callable(worker) else script(worker)
+        self.faults: tuple[Fault, ...] = tuple(faults)
         self.seed = seed
         if capabilities is not None:
             self.capabilities = capabilities
         self.pipe_size = pipe_size
         self.takes_at_once = takes_at_once
         self.channels: list[MemoryChannel] = []
-        self.opens = 0
+        self.opens: int = 0
 
     def __repr__(self) -> str:
         seed = f" seed={self.seed}" if self.seed is not None else ""

@@ -1,0 +1,92 @@
+"""What ``holdfast new-transport`` writes can be installed, keeps the contract, and runs workers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+
+
+def environment() -> dict[str, str]:
+    """Ours without what leads to this checkout; installers trust what the machine trusts."""
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PYTHON", "PYTEST", "VIRTUAL_ENV", "UV_PROJECT"))
+    }
+    if CERTIFICATES.exists():
+        inherited.setdefault("SSL_CERT_FILE", str(CERTIFICATES))
+        inherited.setdefault("PIP_CERT", str(CERTIFICATES))
+    return inherited
+
+
+def run(*command: object, cwd: Path, **options: object) -> str:
+    """Run a command that must end well; gives its stdout."""
+    done = subprocess.run(
+        [str(word) for word in command],
+        cwd=cwd,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        **options,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A plugin that was just written, beside an environment ``venv`` with it and holdfast's wheel."""
+    folder = tmp_path_factory.mktemp("author")
+    run(sys.executable, "-m", "holdfast", "new-transport", "box+far", cwd=folder)
+    plugin = folder / "holdfast-box-far"
+    python = folder / "venv" / "bin" / "python"
+    uv = shutil.which("uv", path=f"{os.environ['PATH']}:{ROOT / '.venv-tools' / 'bin'}")
+    if uv is not None:
+        run(uv, "build", "--wheel", "--out-dir", folder / "dist", ROOT, cwd=folder)
+        run(uv, "venv", "--python", sys.executable, folder / "venv", cwd=folder)
+        install: list[object] = [uv, "pip", "install", "--python", python]
+    else:
+        run(sys.executable, "-m", "venv", folder / "venv", cwd=folder)
+        install = [python, "-m", "pip", "install"]
+        run(python, "-m", "pip", "wheel", "--no-deps", "-w", folder / "dist", ROOT, cwd=folder)
+    (wheel,) = (folder / "dist").glob("holdfast-*.whl")
+    run(*install, f"{wheel}[testing]", f"{plugin}[test]", cwd=folder)
+    return plugin
+
+
+def bin_of(project: Path) -> Path:
+    return project.parent / "venv" / "bin"
+
+
+@pytest.mark.timeout(300)
+def test_it_passes_its_kit_at_once(project: Path) -> None:
+    """All of its tests pass where nothing is installed but it and holdfast."""
+    printed = run(bin_of(project) / "python", "-m", "pytest", "-q", cwd=project)
+    assert " passed" in printed
+    assert "failed" not in printed
+
+
+@pytest.mark.timeout(300)
+def test_it_runs_workers(project: Path, tmp_path: Path) -> None:
+    """``holdfast transports`` lists it, and ``holdfast run`` runs a worker by it."""
+    holdfast = bin_of(project) / "holdfast"
+    listed = run(holdfast, "transports", cwd=tmp_path)
+    assert "box+far  a worker that listens on a Unix socket" in listed
+    assert "(holdfast-box-far 0.1.0)" in listed
+    program = [sys.executable, project / "tests" / "server.py", "socket", "sh", "-c", "wc -c"]
+    with subprocess.Popen(program, cwd=tmp_path, stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        server.stdout.readline()
+        target = f"box+far://{tmp_path}/socket"
+        printed = run(holdfast, "run", target, "--", "w", cwd=tmp_path, input="12345\n")
+        server.kill()
+    assert printed.strip() == "6"
