@@ -81,6 +81,11 @@ def read(data: bytes) -> Envelope:
 _TOKEN: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[][{}:,]', re.DOTALL)
 # Inside a member's value only the brackets count; a million numbers are one step.
 _NESTED: Final = re.compile(rb'(?:[^]["{}]++|"(?:[^"\\]++|\\.)*+"?)*+[][{}]', re.DOTALL)
+# The last member of an object that ends here: behind a nested object two brackets would stand.
+_ID_AT_THE_END: Final = re.compile(
+    rb',[ \t\r\n]*"id"[ \t\r\n]*:[ \t\r\n]*("(?:[^"\\]|\\.)*+"|[-+.0-9eE]+)[ \t\r\n]*}[ \t\r\n]*\Z',
+    re.DOTALL,
+)
 _SPACE: Final = b" \t\r\n"
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _TOKENS_AT_MOST: Final = 1_000_000  # about a third of a second, on a line made to be slow
@@ -108,16 +113,19 @@ def _scan(data: bytes) -> Envelope:
     return Envelope(_ANSWER, id, None, failed)
 
 
-def answered_by(head: bytes) -> RequestId | None:
-    """The id of the request that a message answers, read from its first bytes alone.
+def answered_by(head: bytes, tail: bytes = b"") -> RequestId | None:
+    """The id of the request that a message answers, read from its first and last bytes alone.
 
-    ``None`` if they do not tell: the id may stand behind the result.
+    ``None`` if they do not tell: the id may stand in between.
     """
     fields, key, _ = _members(head.removeprefix(_BYTE_ORDER_MARK).lstrip(_SPACE))
     names = {*fields, key}
     if "method" in names or not names & {"result", "error"}:
         return None
-    return _identifier(fields.get("id"))
+    if "id" in fields:
+        return _identifier(fields["id"])
+    last = _ID_AT_THE_END.search(tail)
+    return _identifier(last[1]) if last else None
 
 
 def _members(text: bytes) -> tuple[dict[str, bytes], str | None, bool]:

@@ -12,14 +12,20 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 
-_HEAD = 1024  # of a message that is too long, enough to see what it was
+_HEAD = 1024  # at each end of a message that is too long, enough to see what it was
 
 
 class TooLong(Struct, frozen=True, gc=False):
-    """A message above the limit, dropped: its length and its first bytes."""
+    """A message above the limit, dropped: its length, its first bytes, and the last behind them."""
 
     size: int
     head: bytes
+    tail: bytes = b""
+
+    @classmethod
+    def of(cls, message: bytes) -> TooLong:
+        """What is kept of a message that is at hand."""
+        return cls(len(message), message[:_HEAD], message[_HEAD:][-_HEAD:])
 
 
 class Unframed(Struct, frozen=True, gc=False):
@@ -64,18 +70,20 @@ class Framing(Protocol):
 class _Partial:
     """The beginning of a message, collected in pieces, or only counted once it is too long."""
 
-    __slots__ = ("_head", "_max_size", "_pieces", "size")
+    __slots__ = ("_head", "_max_size", "_pieces", "_tail", "size")
 
     def __init__(self, max_size: int) -> None:
         self._max_size = max_size
         self._pieces: list[bytes] = []
         self._head = b""
+        self._tail = b""
         self.size = 0
 
     def add(self, data: bytes) -> None:
         self.size += len(data)
         if len(self._head) < _HEAD:
             self._head += data[: _HEAD - len(self._head)]
+        self._tail = data[-_HEAD:] if len(data) >= _HEAD else (self._tail + data)[-_HEAD:]
         if self.size <= self._max_size:
             self._pieces.append(data)
         else:
@@ -83,13 +91,14 @@ class _Partial:
 
     def take(self) -> bytes | TooLong:
         """The message, and start anew."""
-        frame: bytes | TooLong = (
-            b"".join(self._pieces)
-            if self.size <= self._max_size
-            else TooLong(self.size, self._head)
-        )
+        frame: bytes | TooLong
+        if self.size <= self._max_size:
+            frame = b"".join(self._pieces)
+        else:
+            behind = min(_HEAD, self.size - len(self._head))
+            frame = TooLong(self.size, self._head, self._tail[-behind:] if behind else b"")
         self._pieces = []
-        self._head = b""
+        self._head = self._tail = b""
         self.size = 0
         return frame
 
@@ -114,10 +123,7 @@ class LineFramer:
             self._partial.add(lines[-1])
         lines.pop()
         if len(data) > self._max_size:
-            frames += [
-                line if len(line) <= self._max_size else TooLong(len(line), line[:_HEAD])
-                for line in lines
-            ]
+            frames += [line if len(line) <= self._max_size else TooLong.of(line) for line in lines]
         elif frames:
             frames += lines
         else:

@@ -396,7 +396,7 @@ class Machine:
 
     def _too_long(self, frame: TooLong) -> list[Event]:
         """A dropped message may have been the answer that a request waits for."""
-        id = answered_by(frame.head) if self._dialect.json else None
+        id = answered_by(frame.head, frame.tail) if self._dialect.json else None
         if id is None or id not in self._requests:
             return []
         if self._requests[id].delivery is Delivery.REFUSED:

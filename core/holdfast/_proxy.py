@@ -316,7 +316,7 @@ class Proxy:
         """A message that is too long to be watched passed all the same: it may be an answer."""
         if not isinstance(frame, TooLong):
             return frame
-        id = answered_by(frame.head)
+        id = answered_by(frame.head, frame.tail)
         return Unframed(b"") if id is None else success_answer(id)
 
     def stderr(self, worker: Worker, data: bytes) -> Awaitable[None] | None:

@@ -533,7 +533,9 @@ class Session:
                 self._tell(event.status)
 
     def _reply(self, line: Line) -> None:
-        reply = self._calls.pop(line.id, None) if line.id is not None else None
+        if line.id is None or self._machine.is_in_flight(line.id):
+            return  # a stray answer to a request that is not sent yet
+        reply = self._calls.pop(line.id, None)
         if reply is not None:
             reply.line = line
             reply.waiter.set()

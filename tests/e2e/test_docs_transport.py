@@ -66,6 +66,7 @@ def run(
         cwd=folder,
         env=environment,
         capture_output=True,
+        check=False,
         text=True,
         timeout=seconds,
         **options,

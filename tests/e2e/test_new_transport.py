@@ -34,6 +34,7 @@ def run(*command: object, cwd: Path, **options: object) -> str:
         cwd=cwd,
         env=environment(),
         capture_output=True,
+        check=False,
         text=True,
         timeout=200,
         **options,
@@ -44,7 +45,7 @@ def run(*command: object, cwd: Path, **options: object) -> str:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A plugin that was just written, beside an environment ``venv`` with it and holdfast's wheel."""
+    """A plugin just written, beside an environment ``venv`` with it and holdfast's wheel."""
     folder = tmp_path_factory.mktemp("author")
     run(sys.executable, "-m", "holdfast", "new-transport", "box+far", cwd=folder)
     plugin = folder / "holdfast-box-far"

@@ -302,3 +302,20 @@ def test_reading_takes_linear_time(kind: str) -> None:
 
     seconds(1000)
     assert seconds(32_000) < 64 * max(seconds(2000), 20e-6)
+
+
+@pytest.mark.parametrize(
+    ("tail", "id"),
+    [
+        (b'xxx"},"id":7}', 7),
+        (b'xxx]  , "id" : "a\\"b" }\r', 'a"b'),
+        (b'xxx,"id":7}}', None),
+        (b'xxx,"id":7},"jsonrpc":"2.0"}', None),
+        (b'xxx,"id":null}', None),
+        (b"", None),
+    ],
+)
+def test_an_id_at_the_end_of_a_dropped_answer_is_found(tail: bytes, id: object) -> None:
+    """JSON-RPC's own examples write the id last; a nested object's id is not taken for it."""
+    assert answered_by(b'{"jsonrpc":"2.0","result":{"text":"xxx', tail) == id
+    assert answered_by(b'{"jsonrpc":"2.0","method":"x","params":{"text":"xxx', tail) is None

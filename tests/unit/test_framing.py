@@ -152,7 +152,7 @@ def test_a_message_of_a_gibibyte_takes_bounded_memory(
     finally:
         tracemalloc.stop()
     got += framer.feed(end + framing.encode(b"next"))
-    assert got == [TooLong(GIB, b"x" * KIB), b"next"]
+    assert got == [TooLong(GIB, b"x" * KIB, b"x" * KIB), b"next"]
 
 
 # -- lines ------------------------------------------------------------------------------------
@@ -188,7 +188,9 @@ def test_the_head_of_a_line_that_is_too_long_is_short() -> None:
     line = bytes(range(97, 123)) * 100
     for step in (1, 7, 1023, 1024, 1025, 5000):
         pieces = [line[i : i + step] for i in range(0, len(line), step)]
-        assert frames(LineFramer(10), [*pieces, b"\n"]) == [TooLong(2600, line[:1024])]
+        assert frames(LineFramer(10), [*pieces, b"\n"]) == [
+            TooLong(2600, line[:1024], line[-1024:])
+        ]
 
 
 # -- Content-Length ---------------------------------------------------------------------------
@@ -311,7 +313,7 @@ def test_a_giant_length_is_only_counted() -> None:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert framer.finish() == [TooLong(5000, b"z" * 1024)]
+    assert framer.finish() == [TooLong(5000, b"z" * 1024, b"z" * 1024)]
     assert peak < 64 * KIB
 
 

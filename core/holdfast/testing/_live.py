@@ -7,6 +7,7 @@ no plugin but anyio's and our own, and not a word on the terminal. What happened
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import traceback
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
@@ -22,8 +23,12 @@ import pytest
 from holdfast import Capability, Channel, Command, Transport
 
 from . import CLAUSES, Clause, TransportContract
+from ._kit import WHOLE
 
 BACKENDS: Final = ("asyncio", "trio")
+
+BLOCKED: Final = 1.5 * WHOLE
+"""Seconds after which a clause is ended by force: its own deadline did not."""
 
 _RAN: Final = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
 
@@ -117,9 +122,9 @@ class Trial:
         with _alone():
             code = pytest.main(arguments, plugins=[plugin])
         ended_as = pytest.ExitCode(code)
-        if ended_as is pytest.ExitCode.INTERRUPTED and not plugin.trouble:
+        if ended_as is pytest.ExitCode.INTERRUPTED and not (plugin.trouble or plugin.blocked):
             raise KeyboardInterrupt
-        if plugin.trouble or ended_as not in _RAN:
+        if plugin.trouble or (ended_as not in _RAN and not plugin.blocked):
             why = plugin.trouble or ended_as.name.lower()
             raise RuntimeError(f"pytest could not run the clauses: {why}")
         return list(plugin.runs.values())
@@ -177,6 +182,7 @@ class _Plugin:
     ended: Callable[[Run], object]
     runs: dict[tuple[str, str], Run] = field(default_factory=dict)
     trouble: str = ""
+    blocked: bool = False
 
     def pytest_configure(self, config: pytest.Config) -> None:
         """Put the trial where the fixtures find it."""
@@ -194,6 +200,27 @@ class _Plugin:
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Tell how many there are."""
         self.begin(len(session.items))
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None]:
+        """End a clause in which the event loop stands still, so that no deadline can."""
+        limit = BLOCKED * self.trial.patience
+
+        def end_it(*_: object) -> None:
+            self.blocked = True
+            item.session.shouldstop = "the event loop is blocked"
+            raise AssertionError(
+                f"the transport blocked the event loop for {limit:g} s: nothing else could run; "
+                f"the clauses behind this one were not tried"
+            )
+
+        before = signal.signal(signal.SIGALRM, end_it)
+        signal.setitimer(signal.ITIMER_REAL, limit)
+        try:
+            return (yield)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
