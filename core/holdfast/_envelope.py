@@ -81,9 +81,10 @@ def read(data: bytes) -> Envelope:
 _TOKEN: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[][{}:,]', re.DOTALL)
 # Inside a member's value only the brackets count; a million numbers are one step.
 _NESTED: Final = re.compile(rb'(?:[^]["{}]++|"(?:[^"\\]++|\\.)*+"?)*+[][{}]', re.DOTALL)
-# The last member of an object that ends here: behind a nested object two brackets would stand.
+# At the end of an object, where JSON-RPC's own examples put it: behind the id at most the version,
+# then the one bracket that closes the object; behind a nested object's id there would be two.
 _ID_AT_THE_END: Final = re.compile(
-    rb',[ \t\r\n]*"id"[ \t\r\n]*:[ \t\r\n]*("(?:[^"\\]|\\.)*+"|[-+.0-9eE]+)[ \t\r\n]*}[ \t\r\n]*\Z',
+    rb',\s*"id"\s*:\s*("(?:[^"\\]|\\.)*+"|[-+.0-9eE]+)\s*(?:,\s*"jsonrpc"\s*:\s*"2.0"\s*)?}\s*\Z',
     re.DOTALL,
 )
 _SPACE: Final = b" \t\r\n"

@@ -45,10 +45,8 @@ def run(*command: object, cwd: Path, **options: object) -> str:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A plugin just written, beside an environment ``venv`` with it and holdfast's wheel."""
+    """A plugin, written and installed by holdfast's wheel in a clean environment ``venv``."""
     folder = tmp_path_factory.mktemp("author")
-    run(sys.executable, "-m", "holdfast", "new-transport", "box+far", cwd=folder)
-    plugin = folder / "holdfast-box-far"
     python = folder / "venv" / "bin" / "python"
     uv = shutil.which("uv", path=f"{os.environ['PATH']}:{ROOT / '.venv-tools' / 'bin'}")
     if uv is not None:
@@ -60,8 +58,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         install = [python, "-m", "pip", "install"]
         run(python, "-m", "pip", "wheel", "--no-deps", "-w", folder / "dist", ROOT, cwd=folder)
     (wheel,) = (folder / "dist").glob("holdfast-*.whl")
-    run(*install, f"{wheel}[testing]", f"{plugin}[test]", cwd=folder)
-    return plugin
+    run(*install, f"{wheel}[testing]", cwd=folder)
+    run(folder / "venv" / "bin" / "holdfast", "new-transport", "box+far", cwd=folder)
+    run(*install, f"{folder}/holdfast-box-far[test]", cwd=folder)
+    return folder / "holdfast-box-far"
 
 
 def bin_of(project: Path) -> Path:

@@ -203,15 +203,8 @@ class Player:
         return record
 
     async def _begin(self, tasks: anyio.abc.TaskGroup) -> None:
-        late, pause, cut = self.schedule.readers
-        for reader in (
-            self._read_early,
-            lambda: self._read_late(late),
-            lambda: self._read_slowly(pause),
-            lambda: self._read_resuming(cut),
-            lambda: self._read_cancelled(cut),
-        ):
-            tasks.start_soon(reader)
+        for kind, measure in self.schedule.readers:
+            tasks.start_soon(getattr(self, f"_read_{kind}"), measure)
         if self.schedule.start_first:
             await self._run(Op(0.0, "start"))
         self._due = len(self.record.outcomes) + len(self.schedule.ops)
@@ -260,7 +253,10 @@ class Player:
             "an operation hung although its session was closed",
         )
         await self._until(
-            lambda: all(reader.ended for reader in record.readers) and len(record.readers) >= 5,
+            lambda: (
+                all(reader.ended for reader in record.readers)
+                and len(record.readers) == len(self.schedule.readers)
+            ),
             BOUND,
             "a subscription did not end with its session",
         )
@@ -474,7 +470,7 @@ class Player:
         reader.ended = True
         self._changed.set()
 
-    async def _read_early(self) -> None:
+    async def _read_early(self, _: float) -> None:
         reader = self._reader("early", 0)
         async with self.session.subscribe(after=0) as events:
             async for event in events:
@@ -498,7 +494,7 @@ class Player:
                 reader.events += batch
         self._ended(reader)
 
-    async def _read_slowly(self, pause: float) -> None:
+    async def _read_slow(self, pause: float) -> None:
         reader = self._reader("slow", 0)
         async with self.session.subscribe() as events:
             async for event in events:

@@ -14,6 +14,8 @@ DIALECTS: Final = ("kimi-wire", "kimi-wire", "jsonrpc", "jsonrpc", "mcp", "acp",
 METHODS: Final = {"kimi-wire": "prompt", "acp": "session/prompt"}
 _CHANNELS: Final = 4  # how many workers of a schedule may meet faults
 
+_READERS: Final = ("late", "slow", "resuming", "cancelled")
+
 _ALL: Final = (
     Capability.STDERR
     | Capability.EXIT_STATUS
@@ -80,7 +82,7 @@ class Schedule(msgspec.Struct, frozen=True):
     ending: str  # "stop"; or the manager is left, by "leave" or "cancel", while all goes on
     left_at: float
     plan: Plan
-    readers: tuple[float, ...]
+    readers: tuple[tuple[str, float], ...]  # the kinds of subscribers, and what each measures by
     ops: tuple[Op, ...]
     faults: tuple[Fault, ...]
 
@@ -108,6 +110,7 @@ class Schedule(msgspec.Struct, frozen=True):
             if self.ending != "stop"
             else "  recovers, stops",
         ]
+        lines += [f"  subscribers: {dict(self.readers)}"]
         lines += [f"  {op}" for op in sorted(self.ops, key=lambda op: op.at)]
         lines += [f"  {fault}" for fault in self.faults]
         return "\n".join(lines)
@@ -151,7 +154,10 @@ def drawn(seed: int) -> Schedule:
         ending=random.choices(("stop", "leave", "cancel"), (76, 12, 12))[0],
         left_at=round(chance() * 1.3, 3),
         plan=_plan(random, 400 if max_line == 300 else 0 if split else min(big, 9000)),
-        readers=tuple(round(chance(), 3) for _ in range(3)),
+        readers=(
+            ("early", 0.0),
+            *((kind, round(chance(), 3)) for kind in random.sample(_READERS, 3)),
+        ),
         ops=_ops(random, dialect, big),
         faults=faults,
     )

@@ -309,6 +309,7 @@ def test_reading_takes_linear_time(kind: str) -> None:
     [
         (b'xxx"},"id":7}', 7),
         (b'xxx]  , "id" : "a\\"b" }\r', 'a"b'),
+        (b'xxx"},"id":7,"jsonrpc":"2.0"}', 7),
         (b'xxx,"id":7}}', None),
         (b'xxx,"id":7},"jsonrpc":"2.0"}', None),
         (b'xxx,"id":null}', None),

@@ -193,9 +193,7 @@ def seeds(count: int, first: int = 0) -> Sequence[int]:
     try:
         return [int(chosen, 0)]
     except ValueError:
-        raise ValueError(
-            f"{SEED_VARIABLE} is the number of one schedule, not {chosen!r}"
-        ) from None
+        raise ValueError(f"{SEED_VARIABLE} is the number of one schedule, not {chosen!r}") from None
 
 
 def shrink(parts: Iterable[T], fails: Callable[[list[T]], bool]) -> list[T]:
