@@ -99,7 +99,7 @@ def _note(clause: Mapping[str, Any]) -> str:
     """The rule; for a clause that was skipped, what is missing."""
     if clause["outcome"] != Outcome.SKIPPED:
         return str(clause["rule"])
-    missing = clause["missing"]
+    missing: list[str] = clause["missing"]
     if not missing:
         return str(clause["runs"][0]["detail"])
     return "needs " + ", ".join(_FIXTURES.get(each, each.upper()) for each in missing)
