@@ -517,6 +517,10 @@ class Worker:
         await self._until(lambda: self._stderr_done, _STDERR_SETTLE)
 
     async def _until(self, condition: Callable[[], bool], seconds: float | None = None) -> bool:
+        if seconds is None or condition():  # a cancel scope costs more than all the rest here
+            while not condition():
+                await self._bell.wait()
+            return True
         with anyio.move_on_after(seconds):
             while not condition():
                 await self._bell.wait()
