@@ -14,6 +14,7 @@ from __future__ import annotations
 import faulthandler
 import fcntl
 import os
+import signal
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,7 +62,16 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep the real stderr, which pytest does not capture yet."""
+    """Keep the real stderr, which pytest does not capture yet; and obey signals, as workers do.
+
+    What starts a run may ignore some (``nohup``, a shell's ``&``), and a program cannot trap what
+    was ignored when it began: the workers of the tests would inherit that.
+    """
+    for each in (signal.SIGHUP, signal.SIGTERM):
+        if signal.getsignal(each) is signal.SIG_IGN:
+            signal.signal(each, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[STDERR] = os.dup(2)
     config.add_cleanup(lambda: os.close(config.stash[STDERR]))
 

@@ -36,13 +36,9 @@ _SETTLE_ROUNDS: Final = 20
 """How often ``Limits.settle`` may begin anew while a slow link still delivers a lot: what a worker
 wrote before its end is not thrown away, and a grandchild that chats on cannot hold us up."""
 
-_SETTLE_BYTES: Final = 2 * 1024 * 1024
-"""How much of what a worker wrote may still be on its way when its exit is known: what a pipe or
-an SSH window holds. Beyond this, it is a grandchild that floods the pipe."""
-
-_LEFT_BEHIND: Final = 8 * 1024 * 1024
-"""Bytes that a worker's end may leave in pipes, windows and sockets on the way here, and then some.
-What is more comes from a grandchild, which nobody waits for."""
+_SETTLE_BYTES: Final = 8 * 1024 * 1024
+"""How much of what a worker wrote may still be on its way when its exit is known: what pipes,
+windows and sockets hold, and then some. Beyond this, it is a grandchild that floods the pipe."""
 
 _STDERR_SETTLE: Final = 0.1
 """Seconds for the rest of stderr: it matters less than a prompt word about the loss."""
@@ -157,6 +153,7 @@ class Worker:
         self._stdout_read = 0
         self._read_at_exit = 0
         self._held = False  # output waits for somebody who is slower than the worker
+        self._holds = 0
         self._stderr_done = Capability.STDERR not in self._can
         self._stderr_held = False
         self._declared = False
@@ -383,6 +380,7 @@ class Worker:
 
     async def _held_up(self, slow: Awaitable[None]) -> None:
         self._held = True
+        self._holds += 1
         try:
             await slow
         finally:
@@ -493,9 +491,8 @@ class Worker:
             return
         only_eof = evidence.broken is None and evidence.exit is None
         rounds = _SETTLE_ROUNDS
-        read_at_end = self._stdout_read
         while rounds:
-            read_before = self._stdout_read
+            read_before, holds_before = self._stdout_read, self._holds
             if await self._until(
                 lambda: (
                     self._flooded
@@ -507,10 +504,8 @@ class Worker:
                 limits.exit_grace if only_eof else limits.settle,
             ):
                 break
-            if self._stdout_read - read_at_end > _LEFT_BEHIND:
-                break
-            if self._held and not self._stop_asked:
-                continue
+            if (self._held or self._holds > holds_before) and not self._stop_asked:
+                continue  # whoever reads our output was slow, not the worker
             rounds -= 1
             if self._stdout_read - read_before < _PIECE:
                 break

@@ -101,9 +101,11 @@ def echo_port() -> Iterator[int]:
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Echo) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield server.server_address[1]
-        server.shutdown()
-        thread.join()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @pytest.mark.timeout(300)
@@ -144,12 +146,14 @@ def test_a_fixed_worker_that_runs_scripts_and_a_link_that_can_be_cut(tmp_path: P
     program = [sys.executable, str(SERVER), *SCRIPT_WORKER]
     keep_open = os.open(cuts, os.O_RDWR)
     with subprocess.Popen(program, stdin=keep_open, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        target = f"tcp://127.0.0.1:{int(server.stdout.readline())}"
-        chosen = ["--clause=HF-SEND-3", "--clause=HF-LINK-[19]", "--clause=HF-ARGV-1"]
-        sever = f"--sever=echo cut > {cuts}"
-        done = check(target, *chosen, sever, "--json", "--", *SCRIPT_WORKER)
-        server.kill()
+        try:
+            assert server.stdout is not None
+            target = f"tcp://127.0.0.1:{int(server.stdout.readline())}"
+            chosen = ["--clause=HF-SEND-3", "--clause=HF-LINK-[19]", "--clause=HF-ARGV-1"]
+            sever = f"--sever=echo cut > {cuts}"
+            done = check(target, *chosen, sever, "--json", "--", *SCRIPT_WORKER)
+        finally:
+            server.kill()
     os.close(keep_open)
     assert done.returncode == 0, done.stdout + done.stderr
     found = {each["id"]: each for each in json.loads(done.stdout)["clauses"]}
@@ -160,6 +164,16 @@ def test_a_fixed_worker_that_runs_scripts_and_a_link_that_can_be_cut(tmp_path: P
         "HF-LINK-9": "passed",
     }
     assert found["HF-ARGV-1"]["missing"] == ["any_command"]
+
+
+def test_a_target_that_runs_but_one_command() -> None:
+    """With CMD every clause's worker is that command, and none may ask for another."""
+    worker = ("sh", "-c", 'IFS= read -r script; eval "$script"')
+    chosen = ["--clause=HF-SEND-3", "--clause=HF-ARGV-1"]
+    done = check("local:", *chosen, "--backend=trio", "--", *worker)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "passed   HF-SEND-3" in done.stdout
+    assert re.search(r"^skipped +HF-ARGV-1 .* needs ANY_COMMAND$", done.stdout, re.MULTILINE)
 
 
 def test_a_sever_command_that_fails_is_told() -> None:

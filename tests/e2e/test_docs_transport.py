@@ -10,6 +10,8 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -97,21 +99,52 @@ def lines(text: str) -> int:
     return len([line for line in text.splitlines() if line and not re.match("import|from", line)])
 
 
+@contextmanager
+def worker(folder: Path) -> Iterator[str]:
+    """A target behind which each connection gets a worker that answers one line."""
+    program = [sys.executable, "tests/server.py", "socket", "sh", "-c", "read line; echo got $line"]
+    with subprocess.Popen(program, cwd=folder, stdout=subprocess.PIPE) as server:
+        try:
+            assert server.stdout
+            server.stdout.readline()
+            yield f"unix://{folder}/socket"
+        finally:
+            server.kill()
+
+
 @pytest.mark.parametrize("whole", [False, True], ids=["short", "whole"])
 def test_it_is_a_plugin(tmp_path: Path, whole: bool) -> None:
     """``holdfast transports`` lists it, and ``holdfast run`` runs a worker by it."""
     write(tmp_path, assemble(whole=whole))
     listed = run(tmp_path, "holdfast", "transports")
     assert "unix  a worker that listens on a Unix socket  (holdfast-unix 0.1.0)" in listed.stdout
-    worker = [sys.executable, "tests/server.py", "socket", "sh", "-c", "read line; echo got $line"]
-    with subprocess.Popen(worker, cwd=tmp_path, stdout=subprocess.PIPE) as server:
-        assert server.stdout
-        server.stdout.readline()
-        done = run(
-            tmp_path, "holdfast", "run", f"unix://{tmp_path}/socket", "--", "w", input="it\n"
-        )
-        server.kill()
+    with worker(tmp_path) as target:
+        done = run(tmp_path, "holdfast", "run", target, "--", "w", input="it\n")
     assert (done.stdout, done.stderr, done.returncode) == ("got it\n", "", 0)
+
+
+FORWARD = """
+import sys, anyio, holdfast
+
+async def main():
+    transport = holdfast.Registry().transport(sys.argv[1])
+    async with transport.open(holdfast.Command(("w",))) as channel:
+        assert channel.send_nowait(b"it\\n") == 3
+        with anyio.fail_after(10):
+            await channel.forward(lambda data: sys.stdout.buffer.write(data) and None)
+            assert await channel.wait() == holdfast.Exit()
+
+anyio.run(main, backend=sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_the_speed_ups_work(tmp_path: Path, backend: str) -> None:
+    """``send_nowait`` takes a message, ``forward`` reads to the end, and then ``wait`` returns."""
+    write(tmp_path, assemble(whole=True) | {"src/program.py": FORWARD})
+    with worker(tmp_path) as target:
+        done = run(tmp_path, "program", target, backend)
+    assert (done.stdout, done.stderr) == ("got it\n", "")
 
 
 def test_a_failed_clause_reads_as_shown(tmp_path: Path) -> None:

@@ -74,22 +74,27 @@ def cpu(command: Sequence[str]) -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+LIBRARIES = "import asyncio, anyio._backends._asyncio, click, msgspec, pluggy"
+
+
 @pytest.mark.serial
-def test_it_costs_at_most_150_ms_more_than_the_worker(
+def test_starting_costs_little_more_than_the_libraries_it_stands_on(
     record_property: Callable[[str, object], None],
 ) -> None:
-    """Processor time, since the clock on the wall counts what else runs on this machine."""
+    """Processor time, in turns with a Python that imports these libraries and does nothing.
+
+    That was 95 ms of 125 on a quiet machine, where the bound for ours is 150 ms beyond the
+    worker's own; importing importlib.metadata, rich or the testing kit would break the ratio.
+    """
+    libraries = (sys.executable, "-c", LIBRARIES)
     cpu(run("true"))
-    rounds = [(cpu(run("true")), cpu(("true",)), cpu((sys.executable, "-c", ""))) for _ in range(9)]
-    ours, bare, interpreter = map(statistics.median, zip(*rounds, strict=True))
-    best = min(each[0] - each[1] for each in rounds)
-    print(
-        f"holdfast run: {ours * 1000:.0f} ms of CPU, the worker alone {bare * 1000:.0f} ms, "
-        f"an empty Python {interpreter * 1000:.0f} ms; best difference {best * 1000:.0f} ms"
-    )
-    record_property("run ms", ours * 1000)
-    record_property("python ms", interpreter * 1000)
-    assert ours - bare < 0.150
+    cpu(libraries)
+    rounds = [(cpu(run("true")), cpu(("true",)), cpu(libraries)) for _ in range(9)]
+    ours, bare, base = map(statistics.median, zip(*rounds, strict=True))
+    figures = f"holdfast run {ours * 1e3:.0f} ms, true {bare * 1e3:.0f}, imports {base * 1e3:.0f}"
+    print(figures)
+    record_property("cpu", figures)
+    assert (ours - bare) / base < 1.7, figures
 
 
 def test_it_is_a_command_and_a_module() -> None:

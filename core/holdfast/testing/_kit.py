@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -245,34 +246,36 @@ class Kit:
         """Run a command as a worker."""
         name = _letter(self._opened)
         self._opened += 1
-        entry = self.timeline.begin(f"open({shlex.join(command.argv)}) as {name}")
-        context = self.transport.open(command)
-        try:
-            with self.within("open()", 3 * PROMPT):
-                channel = await context.__aenter__()
-        except BaseException as error:
-            self.timeline.end(entry, f"raised {type(error).__name__}: {error}")
-            raise
-        self.timeline.end(entry, "opened")
-        try:
-            yield Peer(channel, name, self)
-        except BaseException as error:
-            if not await self._leave(name, context, error):
+        doing = f"open({shlex.join(command.argv)}) as {name}"
+        entry = self.timeline.begin(doing)
+        bodys: BaseException | None = None
+        # One scope around it all, since the transport may open a task group of its own: scopes
+        # must be left in the reverse order, so none may be left while the channel is open.
+        with anyio.CancelScope() as scope:
+            scope.deadline = self._deadline(3 * PROMPT)
+            try:
+                async with self.transport.open(command) as channel:
+                    self.timeline.end(entry, "opened")
+                    scope.deadline = math.inf
+                    try:
+                        yield Peer(channel, name, self)
+                    except BaseException as error:
+                        bodys = error
+                        raise
+                    finally:
+                        doing = f"leave the context of {name}"
+                        entry = self.timeline.begin(doing)
+                        scope.deadline = self._deadline(2 * PROMPT)
+            except BaseException as error:
+                text = "left" if error is bodys else f"raised {type(error).__name__}: {error}"
+                self.timeline.end(entry, text)
                 raise
-        else:
-            await self._leave(name, context, None)
+            self.timeline.end(entry, "left")
+        if scope.cancelled_caught:
+            raise AssertionError(f"waited in vain to {doing}")
 
-    async def _leave(self, name: str, context: Any, error: BaseException | None) -> bool:
-        entry = self.timeline.begin(f"leave the context of {name}")
-        what = (type(error), error, error.__traceback__) if error else (None, None, None)
-        try:
-            with self.within(f"leaving the context of {name}", 2 * PROMPT):
-                swallowed = bool(await context.__aexit__(*what))
-        except BaseException as raised:
-            self.timeline.end(entry, "left" if raised is error else f"raised {raised!r}")
-            raise
-        self.timeline.end(entry, "left")
-        return swallowed
+    def _deadline(self, seconds: float) -> float:
+        return anyio.current_time() + seconds * self.patience
 
     async def probe(self, script: str, *args: str) -> bytes:
         """Run a script to its end and give what it printed."""
