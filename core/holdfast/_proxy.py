@@ -229,8 +229,9 @@ class Proxy:
         await self._worker.end_input()
 
     def _take_stdin(self, data: bytes) -> Awaitable[None] | None:
-        messages = self._watch_requests(data)
+        # On their way first, then watched: the answer cannot be read before this returns.
         item = self._worker.submit(Message(data, _OPAQUE))
+        messages = self._watch_requests(data)
         if item is not None:
             return self._written_later(item, messages)
         self._note_written(messages)
@@ -304,8 +305,8 @@ class Proxy:
         self._tasks.start_soon(self._pump_stdin)
 
     def output(self, worker: Worker, data: bytes) -> Awaitable[None] | None:
-        frames = self._answers.feed(data) if data else self._answers.finish()
         slow = self._stdout.write(data)
+        frames = self._answers.feed(data) if data else self._answers.finish()
         if self._machine.phase is Phase.RUNNING:
             self._tell(
                 self._machine.frames(self._machine.generation, [self._passed(f) for f in frames])

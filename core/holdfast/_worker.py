@@ -26,8 +26,8 @@ from ._wakeup import Bell, bell
 
 _log = logging.getLogger("holdfast")
 
-_READ: Final = 256 * 1024
-"""Bytes to ask for at once: more than a pipe holds by default."""
+_READ: Final = 64 * 1024
+"""Bytes to ask for at once: what a pipe holds by default."""
 
 _PIECE: Final = 64 * 1024
 """Bytes to write at once, so that a message's progress can be seen."""

@@ -126,7 +126,7 @@ def _last_line(found: Mapping[str, Any]) -> str:
     counts = found["counts"]
     told = ", ".join(f"{counts[each]} {each}" for each in Outcome)
     loops = " and ".join(found["backends"])
-    return f"{found['target']}: {told} (on {loops}, {found['seconds']:.0f} s)"
+    return f"{told} at {found['target']} (on {loops}, {found['seconds']:.0f} s)"
 
 
 def _print_text(found: Mapping[str, Any]) -> None:
