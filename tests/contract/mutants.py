@@ -40,7 +40,7 @@ from holdfast_transports.local import LocalTransport
 
 LEFTOVERS: list[Callable[[], object]] = []
 
-NEED_A_LINK = ("HF-STDERR-6", "HF-SILENT-1")
+NEED_A_LINK = ("HF-STDERR-6", "HF-SILENT-1", "HF-FORWARD-5")
 
 
 @dataclass
@@ -383,6 +383,40 @@ class WaitsForANewline(Wrapped):
                 break
             data += more
         return data
+
+
+@breaks("HF-FORWARD-1")
+class ForwardsWholePieces(Wrapped):
+    async def forward(self, take, max_bytes=65536):
+        await self.inner.forward(take, 65536)
+
+
+@breaks("HF-FORWARD-2", patience=0.2)
+class ForwardsToWhoeverIsBusy(Wrapped):
+    async def forward(self, take, max_bytes=65536):
+        async with anyio.create_task_group() as tasks:
+            while data := await self.inner.receive(max_bytes):
+                if (slow := take(data)) is not None:
+                    tasks.start_soon(_wait_for, slow)
+
+
+async def _wait_for(slow):
+    await slow
+
+
+@breaks("HF-FORWARD-3")
+class ForgetsWhatItReadForTheTaker(Wrapped):
+    async def forward(self, take, max_bytes=65536):
+        while data := await self.inner.receive(max_bytes):
+            await anyio.lowlevel.checkpoint()
+            take(data)
+
+
+@breaks("HF-FORWARD-4", patience=0.2)
+class ForwardEndsAtOurClose(Wrapped):
+    async def forward(self, take, max_bytes=65536):
+        with suppress(ChannelClosed):
+            await self.inner.forward(take, max_bytes)
 
 
 @breaks("HF-DUPLEX-1", patience=0.1)
@@ -796,6 +830,13 @@ class TakesTheLossForTheEnd(Wrapped):
             return await self.inner.receive(max_bytes)
         except TransportBroken:
             return b""
+
+
+@breaks("HF-FORWARD-5")
+class ForwardTakesTheLossForTheEnd(Wrapped):
+    async def forward(self, take, max_bytes=65536):
+        with suppress(TransportBroken):
+            await self.inner.forward(take, max_bytes)
 
 
 @breaks("HF-LINK-2")

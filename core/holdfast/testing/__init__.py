@@ -79,6 +79,7 @@ _ASSERTING: Final = tuple(
         "clauses_bytes",
         "clauses_close",
         "clauses_end",
+        "clauses_forward",
         "clauses_link",
         "clauses_many",
         "clauses_start",

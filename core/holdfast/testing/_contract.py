@@ -14,6 +14,7 @@ from ._clauses_broken import BrokenClauses
 from ._clauses_bytes import ByteClauses
 from ._clauses_close import CloseClauses
 from ._clauses_end import EndClauses
+from ._clauses_forward import ForwardClauses
 from ._clauses_link import LinkClauses
 from ._clauses_many import ManyClauses
 from ._clauses_start import StartClauses
@@ -24,7 +25,14 @@ __all__ = ["CLAUSES", "Clause", "TransportContract"]
 
 @pytest.mark.anyio
 class TransportContract(
-    StartClauses, ByteClauses, EndClauses, BrokenClauses, LinkClauses, CloseClauses, ManyClauses
+    StartClauses,
+    ByteClauses,
+    ForwardClauses,
+    EndClauses,
+    BrokenClauses,
+    LinkClauses,
+    CloseClauses,
+    ManyClauses,
 ):
     """The contract of a transport, as tests. Subclass it and give the fixture ``transport``.
 

@@ -123,6 +123,15 @@ class Recorded(Channel):
             f"{self.name}.receive({max_bytes})", lambda: self.wrapped.receive(max_bytes), show
         )
 
+    async def forward(
+        self, take: Callable[[bytes], Awaitable[None] | None], max_bytes: int = 65536
+    ) -> None:
+        await self._timeline.record(
+            f"{self.name}.forward(take, {max_bytes})",
+            lambda: self.wrapped.forward(take, max_bytes),
+            _returned,
+        )
+
     async def receive_stderr(self, max_bytes: int = 65536) -> bytes:
         return await self._timeline.record(
             f"{self.name}.receive_stderr({max_bytes})",
