@@ -41,8 +41,9 @@ from ._hookspecs import hookimpl, hookspec
 from ._limits import Limits
 from ._manager import RestartSummary, SessionManager
 from ._registry import Registry, TransportSpec
-from ._session import Receipt, Session, Subscription
+from ._session import Receipt, Session
 from ._status import Cause, Delivery, Exit, Fate, Reason, State, Status
+from ._subscription import Subscription
 from ._target import Target
 from ._transport import Capability, Channel, Command, Signal, Transport
 

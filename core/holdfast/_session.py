@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
-import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -15,21 +14,21 @@ import anyio.lowlevel
 import msgspec
 
 from ._deadlines import Deadlines
-from ._dialect import LOST_CODE, Dialect, Message
+from ._dialect import Dialect, Message
 from ._errors import (
-    CallError,
     InvalidMessage,
     SessionBusy,
     SessionClosed,
     TransportError,
-    WorkerLost,
 )
-from ._events import Event, Kind, Lagged, Line, Origin, RequestId, StatusChanged
+from ._events import Event, Kind, Line, RequestId, StatusChanged
 from ._evidence import Loss
 from ._journal import Journal
 from ._limits import Limits
 from ._machine import Machine, Phase, Verdict
+from ._reply import Reply
 from ._status import Delivery, Exit, State, Status
+from ._subscription import Subscription
 from ._transport import Command, Transport
 from ._wakeup import Waiter, bell, waiter
 from ._worker import Outgoing, Worker
@@ -42,12 +41,6 @@ _START: Final = Verdict.START
 _REFUSED: Final = Delivery.REFUSED
 _WRITTEN: Final = Delivery.WRITTEN
 _ANSWER: Final = Kind.ANSWER
-
-_BATCH: Final = 64
-"""Events that a subscription takes from the journal at once."""
-
-_TURN: Final = 1024
-"""Events after which a subscriber that never has to wait lets other tasks run."""
 
 
 class Receipt(msgspec.Struct, frozen=True, gc=False):
@@ -101,7 +94,7 @@ class Session:
         self._journal = Journal(limits.retained_bytes)
         self._lifecycle = anyio.Lock()
         self._worker: Worker | None = None
-        self._calls: dict[RequestId, _Reply] = {}
+        self._calls: dict[RequestId, Reply] = {}
         self._call_ids = itertools.count(1)
         self._watchers: list[_Watcher] = []
         self._starts = 0  # attempts that are over
@@ -452,7 +445,7 @@ class Session:
             raise InvalidMessage(
                 f"a call with id {id!r} is under way already: ids must differ until answered"
             )
-        self._calls[id] = reply = _Reply()
+        self._calls[id] = reply = Reply()
         try:
             outcome = self._offer(message)
             if isinstance(outcome, Receipt):
@@ -466,7 +459,7 @@ class Session:
                 del self._calls[id]
         return reply.result(self.status)
 
-    async def _answer_to(self, reply: _Reply, timeout: float | None) -> None:
+    async def _answer_to(self, reply: Reply, timeout: float | None) -> None:
         if timeout is None:
             await reply.waiter.wait()
             return
@@ -492,7 +485,12 @@ class Session:
         """
         if after is not None and after < 0:
             raise ValueError(f"after is the seq of an event, 0 or more, not {after}")
-        yield Subscription(self, self.last_seq if after is None else after)
+        yield Subscription(
+            self._journal,
+            self._bell,
+            lambda: self._closed,
+            self.last_seq if after is None else after,
+        )
 
     async def wait_for(self, *states: State, timeout: float | None = None) -> Status:
         """Wait until the session is in one of ``states``, and give the status that says so.
@@ -594,96 +592,6 @@ class _Generation:
         self._session._apply(self._machine.exit_known(self._number, exit))
 
 
-class Subscription:
-    """A reader of a session's events: ``async for event in subscription``.
-
-    It ends when the session is forgotten. Cancelling it while it waits loses no event.
-    """
-
-    def __init__(self, session: Session, after: int) -> None:
-        self._session = session
-        self._journal = session._journal
-        self._cursor = after
-        self._batch: Sequence[Event | Lagged] = ()
-        self._next = 0
-        self._turn = 0
-
-    def __aiter__(self) -> Subscription:
-        return self
-
-    async def __anext__(self) -> Event | Lagged:
-        if self._next == len(self._batch):
-            self._batch = await self._take(_BATCH)
-            self._next = 0
-        event = self._batch[self._next]
-        self._next += 1
-        return event
-
-    def batches(self, at_most: int = 1024) -> AsyncIterator[Sequence[Event | Lagged]]:
-        """The same events, as many at a time as there are."""
-        return _Batches(self, at_most)
-
-    async def _take(self, at_most: int) -> Sequence[Event | Lagged]:
-        if self._turn >= _TURN:
-            self._turn = 0
-            await anyio.lowlevel.checkpoint()
-        while True:
-            events = self._journal.read(self._cursor, at_most)
-            if isinstance(events, Lagged):
-                self._cursor = events.resume_from - 1
-                return (events,)
-            if events:
-                self._cursor = events[-1].seq
-                self._turn += len(events)
-                return events
-            if self._session._closed:
-                raise StopAsyncIteration
-            self._turn = 0
-            await self._session._bell.wait()
-
-
-class _Batches:
-    """Not an async generator: one that is cancelled while it waits would be at its end."""
-
-    def __init__(self, subscription: Subscription, at_most: int) -> None:
-        self._subscription = subscription
-        self._at_most = at_most
-
-    def __aiter__(self) -> _Batches:
-        return self
-
-    async def __anext__(self) -> Sequence[Event | Lagged]:
-        one_by_one = self._subscription
-        if rest := one_by_one._batch[one_by_one._next :]:
-            one_by_one._batch, one_by_one._next = (), 0
-            return rest
-        return await one_by_one._take(self._at_most)
-
-
-class _Reply:
-    """The answer that a call waits for."""
-
-    __slots__ = ("line", "waiter")
-
-    def __init__(self) -> None:
-        self.line: Line | None = None
-        self.waiter = waiter()
-
-    def result(self, status: Status) -> Any:
-        assert self.line is not None
-        answer = _decode(self.line.data)
-        error = answer.get("error")
-        if error is None:
-            return answer.get("result")
-        if not isinstance(error, dict):
-            raise CallError(0, f"an error that is no JSON-RPC error object: {error!r}", error)
-        code, data = error.get("code", 0), error.get("data")
-        if self.line.origin is Origin.HOLDFAST and code == LOST_CODE:
-            delivery = data["delivery"] if isinstance(data, dict) else Delivery.UNKNOWN
-            raise WorkerLost(status, Delivery(delivery))
-        raise CallError(code, str(error.get("message", "no message")), data)
-
-
 class _Watcher:
     """One ``wait_for``."""
 
@@ -693,14 +601,6 @@ class _Watcher:
         self.states = states
         self.status: Status | None = None
         self.waiter: Waiter = waiter()
-
-
-def _decode(data: bytes) -> dict[str, Any]:
-    try:
-        result: dict[str, Any] = msgspec.json.decode(data)
-    except (msgspec.MsgspecError, RecursionError, UnicodeError):
-        result = json.loads(data.decode("utf-8-sig", "surrogateescape"))
-    return result
 
 
 def _words(error: Exception) -> str:

@@ -15,7 +15,8 @@ import pytest
 
 from holdfast import Delivery, Line, Reason, State, StatusChanged
 from holdfast._machine import Machine, Phase
-from holdfast._session import Session, Subscription
+from holdfast._session import Session
+from holdfast._subscription import Subscription
 from holdfast._worker import Worker
 from holdfast.testing._clock import fake_clock
 from holdfast.testing._faults import seeds

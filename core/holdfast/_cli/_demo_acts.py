@@ -26,8 +26,9 @@ from holdfast._events import Event, Lagged, RequestId, StatusChanged
 from holdfast._hookspecs import hookimpl
 from holdfast._manager import SessionManager
 from holdfast._registry import Registry
-from holdfast._session import Session, Subscription
+from holdfast._session import Session
 from holdfast._status import Delivery, Reason, State, Status
+from holdfast._subscription import Subscription
 
 WORKER: Final = (sys.executable, "-I", str(Path(__file__).with_name("_demo_worker.py")))
 
