@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from contextlib import asynccontextmanager
 
+import anyio
 import pytest
 
-from holdfast.testing import CLAUSES
+from holdfast.testing import CLAUSES, Kit, TransportContract
+from holdfast_transports.local import LocalTransport
 
 MODULE = """
     import pytest
@@ -126,3 +129,25 @@ def test_what_every_pytest_run_imports_is_light(module: str) -> None:
     heavy = "holdfast" if module == "_holdfast_pytest" else "pytest"
     code = f"import sys, {module}; sys.exit({heavy!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class WithTasks(LocalTransport):
+    """A transport that owns background tasks while a channel is open, as one with a heartbeat."""
+
+    @asynccontextmanager
+    async def open(self, command):
+        async with anyio.create_task_group() as tasks, super().open(command) as channel:
+            tasks.start_soon(anyio.sleep_forever)
+            yield channel
+            tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("clause", ["HF-SEND-1", "HF-EOF-1", "HF-RECV-5"])
+def test_a_transport_may_own_tasks(clause: str, backend: str) -> None:
+    """The kit leaves no scope of its own while a task group of the transport's is open."""
+
+    async def check() -> None:
+        await CLAUSES[clause].check(TransportContract(), Kit(WithTasks()))
+
+    anyio.run(check, backend=backend)
