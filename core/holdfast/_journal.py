@@ -36,7 +36,7 @@ class Journal:
         self._events: list[Event] = []
         self._start = 0  # where in the list the retained events begin
         self._size = 0
-        self.last_seq = 0
+        self.last_seq: int = 0
 
     @property
     def first_seq(self) -> int:

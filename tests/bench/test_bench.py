@@ -14,8 +14,9 @@ from . import __main__ as bench, measures
 
 pytestmark = pytest.mark.serial
 
-SLACK = 1.6
-"""By this factor a bound may be missed on a machine that does other things beside."""
+SLACK = 3.0
+"""By this factor a bound may be missed on a machine that does other things beside: single rows vary
+by two between runs there. What is beyond it became slower by a lot."""
 
 
 @pytest.mark.timeout(300)

@@ -10,7 +10,7 @@ import anyio.lowlevel
 from holdfast import Capability
 
 from ._clause import clause
-from ._kit import MUCH, PROMPT, Kit, Peer
+from ._kit import MUCH, PROMPT, Kit, Peer, same_bytes
 
 MIB = 1024 * 1024
 EVERY_BYTE = bytes(range(256))
@@ -58,7 +58,7 @@ class ByteClauses:
             received, _ = await kit.together(
                 partial(peer.exactly, len(data)), partial(send_in_pieces, peer, data, 997)
             )
-        assert received == data
+        same_bytes(received, data)
 
     @clause("HF-SEND-4", see="Channel.send")
     async def test_an_empty_send(self, kit: Kit) -> None:
@@ -86,7 +86,7 @@ class ByteClauses:
             received, _ = await kit.together(
                 partial(peer.exactly, len(data)), partial(peer.send, data)
             )
-        assert received == data
+        same_bytes(received, data)
 
     @clause("HF-SEND-7", see="Channel.send")
     async def test_a_send_is_not_held_back(self, kit: Kit) -> None:
@@ -113,7 +113,7 @@ class ByteClauses:
             received, _ = await kit.together(
                 partial(peer.exactly, len(data)), partial(send_all, peer)
             )
-        assert received == data
+        same_bytes(received, data)
 
     @clause("HF-NOWAIT-2", see="Channel.send_nowait")
     async def test_send_nowait_hoards_nothing(self, kit: Kit) -> None:
@@ -200,7 +200,7 @@ class ByteClauses:
                 partial(peer.exactly, 4 * len(line), 3 * PROMPT),
                 partial(send_in_pieces, peer, 4 * line, len(line)),
             )
-        assert received == 4 * line
+        same_bytes(received, 4 * line)
 
     @clause("HF-DUPLEX-2", see="Channel")
     async def test_a_pending_receive_holds_up_no_send(self, kit: Kit) -> None:

@@ -361,3 +361,15 @@ def _single(error: Exception) -> Exception:
 
 def _letter(number: int) -> str:
     return chr(ord("A") + number) if number < 26 else f"channel {number + 1}"
+
+
+def same_bytes(got: bytes, wanted: bytes) -> None:
+    """See that these are the same; pytest would compare long ones for minutes."""
+    if got == wanted:
+        return
+    pairs = enumerate(zip(got, wanted, strict=False))
+    at = next((index for index, (a, b) in pairs if a != b), min(len(got), len(wanted)))
+    raise AssertionError(
+        f"{len(got):,} bytes instead of {len(wanted):,}, and from byte {at:,} on "
+        f"{got[at : at + 20]!r} instead of {wanted[at : at + 20]!r}"
+    )

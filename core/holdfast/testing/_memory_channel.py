@@ -44,9 +44,9 @@ class MemoryChannel(Channel):
         *,
         takes_at_once: bool,
     ) -> None:
-        self.faults = tuple(faults)
-        self.taken = bytearray()
-        self.delivered = 0
+        self.faults: tuple[Fault, ...] = tuple(faults)
+        self.taken: bytearray = bytearray()
+        self.delivered: int = 0
         self.ended: Exit | None = None
         self._can = capabilities
         self._size = pipe_size

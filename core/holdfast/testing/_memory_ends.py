@@ -10,7 +10,7 @@ import anyio
 import anyio.lowlevel
 
 from .._status import Exit
-from .._wakeup import bell
+from .._wakeup import Bell, bell
 
 ENDLESS: Final = 1 << 60
 """More bytes than anybody writes."""
@@ -22,11 +22,11 @@ class Pipe:
     __slots__ = ("bell", "data", "no_reader", "no_writer", "size")
 
     def __init__(self, size: int) -> None:
-        self.size = size
-        self.data = bytearray()
-        self.no_reader = False
-        self.no_writer = False
-        self.bell = bell()
+        self.size: int = size
+        self.data: bytearray = bytearray()
+        self.no_reader: bool = False
+        self.no_writer: bool = False
+        self.bell: Bell = bell()
 
     @property
     def room(self) -> int:
@@ -56,7 +56,7 @@ class ReadEnd:
     """A worker's stdin. Iterating over it gives its lines."""
 
     def __init__(self, pipe: Pipe) -> None:
-        self.pipe = pipe
+        self.pipe: Pipe = pipe
         self.held = False  # nothing is read while this is so
         self.no_eof = False
 
@@ -107,7 +107,7 @@ class WriteEnd:
     """A worker's stdout or stderr."""
 
     def __init__(self, pipe: Pipe) -> None:
-        self.pipe = pipe
+        self.pipe: Pipe = pipe
         self.held = False  # nothing is written while this is so
 
     async def write(self, data: bytes | str) -> None:
