@@ -20,6 +20,7 @@ from ._errors import (
     SessionBusy,
     SessionClosed,
     TransportError,
+    TransportUnavailable,
 )
 from ._events import Event, Kind, Line, RequestId, StatusChanged
 from ._evidence import Loss
@@ -244,10 +245,16 @@ class Session:
         self._spawn(worker.run)
         await worker.wait_opened()
         self._starts += 1
-        if worker.failure is None:
+        failure = worker.failure
+        if failure is None:
             return
-        self._apply(self._machine.start_failed(generation, _words(worker.failure)))
-        raise worker.failure
+        if not isinstance(failure, TransportError):  # a mistake in a transport, which has no say
+            failure = TransportUnavailable(
+                f"the transport failed while it opened: {type(failure).__name__}: {failure}"
+            )
+            failure.__cause__ = worker.failure
+        self._apply(self._machine.start_failed(generation, str(failure)))
+        raise failure
 
     async def _restart(self, force: bool) -> None:
         self._check_open()
@@ -601,10 +608,6 @@ class _Watcher:
         self.states = states
         self.status: Status | None = None
         self.waiter: Waiter = waiter()
-
-
-def _words(error: Exception) -> str:
-    return str(error) if isinstance(error, TransportError) else f"{type(error).__name__}: {error}"
 
 
 def _now() -> dt.datetime:
