@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 import anyio
+import anyio.lowlevel
 from anyio import CancelScope
 
 from ._dialect import Message
@@ -36,9 +37,9 @@ _SETTLE_ROUNDS: Final = 20
 """How often ``Limits.settle`` may begin anew while a slow link still delivers a lot: what a worker
 wrote before its end is not thrown away, and a grandchild that chats on cannot hold us up."""
 
-_SETTLE_BYTES: Final = 8 * 1024 * 1024
-"""How much of what a worker wrote may still be on its way when its exit is known: what pipes,
-windows and sockets hold, and then some. Beyond this, it is a grandchild that floods the pipe."""
+_SETTLE_BYTES: Final = 2 * 1024 * 1024
+"""How much of what a worker wrote may still be on its way when its exit is known: what a pipe holds
+at most, and then some. Beyond this, it is a grandchild that floods the pipe."""
 
 _STDERR_SETTLE: Final = 0.1
 """Seconds for the rest of stderr: it matters less than a prompt word about the loss."""
@@ -507,9 +508,16 @@ class Worker:
             if (self._held or self._holds > holds_before) and not self._stop_asked:
                 continue  # whoever reads our output was slow, not the worker
             rounds -= 1
-            if self._stdout_read - read_before < _PIECE:
+            if self._stdout_read - read_before < _PIECE and not await self._more_lay_ready():
                 break
         await self._until(lambda: self._stderr_done, _STDERR_SETTLE)
+
+    async def _more_lay_ready(self) -> bool:
+        """Whether there was output that a busy machine left us no time to read."""
+        read_before = self._stdout_read
+        for _ in range(3):
+            await anyio.lowlevel.checkpoint()
+        return self._stdout_read > read_before
 
     async def _until(self, condition: Callable[[], bool], seconds: float | None = None) -> bool:
         if seconds is None or condition():  # a cancel scope costs more than all the rest here

@@ -151,7 +151,8 @@ sys.exit(6)
         # No deadline of holdfast's may cut this short; the longest that could is 1 s.
         select.select([], [], [], 1.5)
         assert running.process.poll() is None, "it ended although its reader has not read"
-        assert running.rest(name) == data
+        rest = running.rest(name)
+        assert (len(rest), rest == data) == (len(data), True)
         assert running.wait() == 6
 
 
