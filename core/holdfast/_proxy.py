@@ -159,10 +159,6 @@ class Proxy:
         await self._transport.aclose()
         return self._exit_code()
 
-    def say(self, text: str) -> None:
-        """One line on our stderr."""
-        self._say(f"holdfast: {text}\n".encode("utf-8", "replace"))
-
     def _say(self, data: bytes) -> None:
         if not self._stderr.at_line_start:
             data = b"\n" + data

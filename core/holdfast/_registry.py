@@ -217,7 +217,7 @@ class Registry:
                 known = ", ".join(spec.options) or "none"
                 raise InvalidTarget(
                     f"{parsed.scheme}: has no option {option!r}"
-                    f"{_nearest(option, spec.options)}; it has: {known}"
+                    f"{nearest(option, spec.options)}; it has: {known}"
                 )
         try:
             return spec.factory(parsed)
@@ -238,7 +238,7 @@ class Registry:
             if failure is not None:
                 raise failure
         if scheme not in self._transports:
-            raise UnknownTransport(scheme, self.schemes, _nearest(scheme, self.schemes))
+            raise UnknownTransport(scheme, self.schemes, nearest(scheme, self.schemes))
         return self._transports[scheme].spec
 
     def dialect(self, name: str) -> Dialect:
@@ -252,7 +252,7 @@ class Registry:
         if name not in self._dialects:
             known = ", ".join(sorted(self._dialects))
             raise ValueError(
-                f"no dialect named {name!r}{_nearest(name, self._dialects)}; known: {known}"
+                f"no dialect named {name!r}{nearest(name, self._dialects)}; known: {known}"
             )
         return self._dialects[name]
 
@@ -285,7 +285,8 @@ def _observer(
     return call
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A question that names the most similar known word, or nothing."""
     import difflib
 
     match = difflib.get_close_matches(word, list(known), n=1)

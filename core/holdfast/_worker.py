@@ -255,11 +255,6 @@ class Worker:
 
     # -- for the session ---------------------------------------------------------------------
 
-    @property
-    def over(self) -> bool:
-        """Whether nothing of it is left."""
-        return self._done
-
     async def wait_opened(self) -> None:
         """Wait until it runs, or could not be started."""
         await self._until(lambda: self._channel is not None or self._done)

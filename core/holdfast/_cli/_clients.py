@@ -8,16 +8,17 @@ Both editors write JSON with comments and trailing commas, so these are taken in
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import click
 import msgspec
+
+from holdfast._registry import nearest
 
 
 class ConfigurationError(click.ClickException):
@@ -156,7 +157,7 @@ def find_entry(file: str | Path, name: str) -> Entry:
     if not found:
         names = sorted({known for _, servers in sections for known in servers})
         raise ConfigurationError(
-            f"no server {name!r} in {file}{_nearest(name, names)}; it has: {', '.join(names)}"
+            f"no server {name!r} in {file}{nearest(name, names)}; it has: {', '.join(names)}"
         )
     if len(found) > 1:
         places = " and in ".join(".".join(client.section) for client, _ in found)
@@ -362,8 +363,3 @@ def _replaced(text: str, entry: Entry) -> str:
 def _with_home(path: str) -> str:
     """``~`` and ``~/…`` as the home directory; no client knows other users' homes."""
     return str(Path.home()) + path[1:] if path == "~" or path.startswith("~/") else path
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    match = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {match[0]!r}?)" if match else ""
