@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import anyio
 
-from ._wakeup import bell
+from .wakeup import bell
 
 
 class Deadlines:

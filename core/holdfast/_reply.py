@@ -11,7 +11,7 @@ from ._dialect import LOST_CODE
 from ._errors import CallError, WorkerLost
 from ._events import Line, Origin
 from ._status import Delivery, Status
-from ._wakeup import waiter
+from .wakeup import waiter
 
 
 class Reply:

@@ -31,7 +31,7 @@ from ._reply import Reply
 from ._status import Delivery, Exit, State, Status
 from ._subscription import Subscription
 from ._transport import Command, Transport
-from ._wakeup import Waiter, bell, waiter
+from .wakeup import Waiter, bell, waiter
 from ._worker import Outgoing, Worker
 
 _log = logging.getLogger("holdfast")

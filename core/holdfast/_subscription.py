@@ -9,7 +9,7 @@ import anyio.lowlevel
 
 from ._events import Event, Lagged
 from ._journal import Journal
-from ._wakeup import Bell
+from .wakeup import Bell
 
 _BATCH: Final = 64
 """Events that are taken from the journal at once."""

@@ -23,7 +23,7 @@ from ._framing import Framing
 from ._limits import Limits
 from ._status import Delivery, Exit
 from ._transport import Capability, Channel, Command, Signal, Transport
-from ._wakeup import Bell, bell
+from .wakeup import Bell, bell
 
 _log = logging.getLogger("holdfast")
 

@@ -15,7 +15,7 @@ from typing import Protocol
 import anyio
 import anyio.lowlevel
 
-from ._wakeup import in_trio
+from .wakeup import in_trio
 
 Take = Callable[[bytes], Awaitable[None] | None]
 

@@ -42,3 +42,15 @@ class TestLocal(TransportContract):
             await peer.wait()
             with raises(TransportBroken, "send_nowait"):
                 peer.send_nowait(b"anybody?\n")
+
+    async def test_the_end_of_stdout_alone(self, kit):
+        """A worker that closes its stdout, and keeps its stderr, is seen to have closed it."""
+        async with kit.open("echo bye; exec >&-; exec sleep 1000") as peer:
+            assert await peer.to_end() == b"bye\n"
+            assert await kit.stays_pending(peer.receive_stderr)
+
+    async def test_the_end_of_stderr_alone(self, kit):
+        """A worker that closes its stderr, and keeps its stdout, is seen to have closed it."""
+        async with kit.open("exec 2>&-; exec cat") as peer:
+            assert await peer.stderr_to_end() == b""
+            assert await kit.stays_pending(peer.receive)

@@ -7,7 +7,7 @@ import pytest
 from anyio import wait_all_tasks_blocked
 from anyio.lowlevel import checkpoint
 
-from holdfast._wakeup import Bell, bell, in_trio, waiter
+from holdfast.wakeup import Bell, bell, in_trio, waiter
 
 pytestmark = [pytest.mark.anyio, pytest.mark.uvloop]
 

@@ -15,7 +15,7 @@ from anyio import CancelScope
 from .._errors import ChannelClosed, Operation, TransportBroken, Unsupported
 from .._status import Cause, Exit, Fate
 from .._transport import Capability, Channel, Signal
-from .._wakeup import bell
+from ..wakeup import bell
 from ._faults import AT_OPEN, ONCE, Fault, What
 from ._memory_ends import ENDLESS, Ended, Pipe, ReadEnd, WorkerFunction, WriteEnd, closed_pipe
 

@@ -10,7 +10,7 @@ import anyio
 import anyio.lowlevel
 
 from .._status import Exit
-from .._wakeup import Bell, bell
+from ..wakeup import Bell, bell
 
 ENDLESS: Final = 1 << 60
 """More bytes than anybody writes."""

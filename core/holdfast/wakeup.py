@@ -1,13 +1,14 @@
-"""The two ways in which a task waits for another here, each as cheap as its event loop allows.
+"""How one task waits for another, or for a thread, as cheaply as the event loop allows.
 
 ``anyio.Event`` does the same for 13 µs more a time, which is half a round trip of a line; so
-these two speak to the event loop directly, and the rest of core sees neither loop.
+these speak to the event loop directly, and the rest of core and its transports see neither loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -47,6 +48,19 @@ def waiter() -> Waiter:
 def bell() -> Bell:
     """A new :class:`Bell` for the running event loop."""
     return _TrioBell() if in_trio() else _AsyncioBell()
+
+
+def caller() -> Callable[[Callable[[], object]], object]:
+    """A function that any thread may call, to have something called in this event loop soon.
+
+    What it is given must neither wait nor raise. Where the loop is over, it raises
+    ``RuntimeError``.
+    """
+    if in_trio():
+        import trio
+
+        return trio.lowlevel.current_trio_token().run_sync_soon  # RunFinishedError is one, too
+    return asyncio.get_running_loop().call_soon_threadsafe
 
 
 class _AsyncioWaiter:

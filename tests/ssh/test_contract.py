@@ -1,0 +1,187 @@
+"""SSH by paramiko keeps the transport's contract, with each way to lose a link made real."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from typing import ClassVar
+
+import anyio
+import pytest
+from tests.ssh.machine import command
+from tests.ssh.network import Direction, Drop, destroy, listener_on
+from tests.ssh.relay import Relay
+from tests.ssh.sshd import Sshd
+
+from holdfast import Cause, Channel, Exit, Fate, Registry, Transport
+from holdfast.testing import TransportContract
+from holdfast.testing._clauses_link import LinkClauses, lose
+from holdfast.testing._kit import Kit
+
+CLIENTS = ("paramiko",)
+FAST = {"heartbeat": 0.3, "deadline": 0.9}
+
+
+def transport_to(target: str) -> Transport:
+    return Registry().transport(target)
+
+
+def closed_port() -> int:
+    """A port where nobody listens."""
+    with listener_on() as listener:
+        port: int = listener.getsockname()[1]
+    return port
+
+
+class TestParamiko(TransportContract):
+    backends: ClassVar = [
+        *TransportContract.backends,
+        pytest.param(("asyncio", {"use_uvloop": True}), id="asyncio+uvloop"),
+    ]
+
+    @pytest.fixture
+    def transport(self, sshd: Sshd) -> Transport:
+        return transport_to(sshd.target(**FAST))
+
+    @pytest.fixture
+    def sever(self, sshd: Sshd):
+        async def cut(channel: Channel) -> None:
+            sshd.kill_sessions()
+
+        return cut
+
+    @pytest.fixture
+    def silence(self, sshd: Sshd):
+        async def freeze(channel: Channel) -> None:
+            sshd.freeze()
+
+        return freeze
+
+    @pytest.fixture
+    def unreachable(self, sshd: Sshd) -> Transport:
+        return transport_to(sshd.target(port=closed_port()))
+
+    # Where the contract allows for wires that know less, this one knows:
+
+    async def test_a_signal_is_named(self, kit: Kit) -> None:
+        """Death by a signal is reported by name, as sshd says it."""
+        for name in ("KILL", "TERM", "SEGV"):
+            async with kit.open(f"kill -{name} $$; exec sleep 1000") as peer:
+                assert (await peer.wait()).signal == f"SIG{name}"
+
+    async def test_sends_after_the_end_name_the_exit(self, kit: Kit) -> None:
+        """A send to a worker that is over says how it ended, though a grandchild keeps stdout."""
+        async with kit.open("sleep 1000 & exit 3") as peer:
+            assert await peer.wait() == Exit(code=3)
+            broken = await peer.broken_send()
+        assert (broken.cause, broken.worker, broken.exit) == (
+            Cause.WORKER_EXITED,
+            Fate.GONE,
+            Exit(code=3),
+        )
+
+
+# -- each way to lose a link -----------------------------------------------------------------------
+
+
+def client_port(sshd: Sshd) -> int:
+    """The client's port of the one connection that there is."""
+    listed = subprocess.run(
+        [command("ss", "iproute2"), "-Hnt", "state", "established", "dport", "=", f":{sshd.port}"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+    return int(listed[2].rpartition(":")[2])
+
+
+def drop(sshd: Sshd, direction: Direction) -> None:
+    """Let the packets of the present connection vanish: by its own port, so that others pass."""
+    mirror = {
+        Direction.BOTH: Direction.BOTH,
+        Direction.TO_SERVER: Direction.TO_CLIENT,
+        Direction.TO_CLIENT: Direction.TO_SERVER,
+    }
+    Drop(client_port(sshd), mirror[direction]).start()
+
+
+def shut_down(sshd: Sshd) -> None:
+    """What `systemctl stop ssh` and a reboot do: the listener and all sessions are asked to end."""
+    sshd.kill_listener()
+    sshd.kill_sessions()
+    sshd.start()
+
+
+LOST = (Cause.LINK_LOST,)
+SILENT = (Cause.LINK_SILENT,)
+
+WAYS: dict[str, tuple[Callable[[Sshd, Relay], object], tuple[Cause, ...]]] = {
+    "session killed": (lambda sshd, relay: sshd.kill_sessions(), LOST),
+    "session frozen": (lambda sshd, relay: sshd.freeze(), SILENT),
+    "packets dropped": (lambda sshd, relay: drop(sshd, Direction.BOTH), SILENT),
+    "packets to the server dropped": (lambda sshd, relay: drop(sshd, Direction.TO_SERVER), SILENT),
+    "packets to the client dropped": (lambda sshd, relay: drop(sshd, Direction.TO_CLIENT), SILENT),
+    "connection reset": (lambda sshd, relay: relay.reset(), LOST),
+    "connection half closed": (lambda sshd, relay: relay.half_close(), LOST),
+    "sockets destroyed": (lambda sshd, relay: destroy(sshd.port), LOST),
+    "sshd shut down": (lambda sshd, relay: shut_down(sshd), LOST),
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("way", WAYS)
+class TestEachLoss(LinkClauses):
+    """The contract's clauses on lost links, for each way to lose one."""
+
+    script_worker = False
+    backends = TransportContract.backends[:1]  # the other loop runs the whole contract above
+    kit = TransportContract.kit
+    pytest_generate_tests = TransportContract.pytest_generate_tests
+
+    @pytest.fixture
+    def link(self, way: str, sshd: Sshd, relay: Callable[..., Relay]) -> Relay:
+        return relay(sshd)
+
+    @pytest.fixture
+    def transport(self, way: str, client: str, sshd: Sshd, link: Relay) -> Transport:
+        through = link.port if way.startswith("connection") else sshd.port
+        return transport_to(sshd.target(port=through, client=client, **FAST))
+
+    @pytest.fixture
+    def sever(self, way: str, sshd: Sshd, link: Relay) -> Iterator[Callable[[Channel], object]]:
+        async def cut(channel: Channel) -> None:
+            WAYS[way][0](sshd, link)
+
+        yield cut
+        sshd.kill_sessions()  # what the server has not noticed it shall not keep
+
+    @pytest.fixture
+    def silence(self, sever: Callable[[Channel], object], way: str):
+        return sever if WAYS[way][1] == SILENT else None
+
+    async def test_the_cause(self, kit: Kit, way: str) -> None:
+        """The cause says whether the link was lost or silent, within the deadline."""
+        async with kit.open("echo ready; exec cat") as peer:
+            await peer.line()
+            began = anyio.current_time()
+            broken = await lose(kit, peer)
+            took = anyio.current_time() - began
+        assert broken.cause in WAYS[way][1], broken
+        assert broken.worker is Fate.MAYBE_ALIVE
+        limit = FAST["heartbeat"] + FAST["deadline"] + 2
+        assert took < limit, f"{took:.1f} s"
+        print(f"{way}: {broken.cause}, {broken.detail}, {took:.2f} s")
+
+    async def test_the_far_side_ends_the_worker(self, kit: Kit, way: str, sshd: Sshd) -> None:
+        """A worker whose link is lost is ended there, though it ignores all that can be ignored."""
+        script = "trap '' HUP INT TERM PIPE; echo $$; while :; do sleep 0.1; done"
+        async with kit.open(script) as peer:
+            pid = int(await peer.line())
+            await lose(kit, peer)
+        if WAYS[way][1] == SILENT:
+            sshd.thaw()
+            sshd.kill_sessions()  # its own end is bounded, and tested, elsewhere: it takes a minute
+        with anyio.fail_after(10 * kit.patience):
+            while any(each.pid == pid for each in sshd.processes()):  # noqa: ASYNC110 - a stranger
+                await anyio.sleep(0.05)
