@@ -442,6 +442,7 @@ class Relay:
 def _all_arrived(sink: socket.socket) -> bool:
     """Whether the other end has acknowledged every byte (tcp(7), SIOCOUTQ)."""
     try:
-        return struct.unpack("i", fcntl.ioctl(sink, termios.TIOCOUTQ, b"\0" * 4))[0] == 0
+        queued = fcntl.ioctl(sink, termios.TIOCOUTQ, b"\0" * 4)
     except OSError:
         return True
+    return queued == b"\0" * 4

@@ -310,7 +310,7 @@ def test_a_drop_is_started_and_stopped(sshd):
 
 def test_only_rules_of_the_dead_are_swept(sshd):
     """A process that was killed left its rule; it goes, and those of the living stay."""
-    dead = f"{network.COMMENT}:{2**22 + 1}-1:1"  # beyond the highest number that Linux gives
+    dead = f"{network.COMMENT}:{2**22 + 1}-1:{os.getpid()}"  # beyond all that Linux gives
     rule = ["INPUT", "-p", "tcp", "--dport", "1", "-m", "comment", "--comment", dead, "-j", "DROP"]
     assert iptables("-A", *rule).returncode == 0
     with drop(sshd.port):
@@ -649,8 +649,11 @@ def run_pytest(pytester) -> Callable[[str], pytest.RunResult]:
     return run
 
 
-LEAVE = """
-    leave = 'setsid sleep %d </dev/null >/dev/null 2>&1 & exit 0'
+SLEEP = f"sleep {10**6 + os.getpid()}"
+"""Runs in nobody else's tests, since it is looked for on the whole machine."""
+
+LEAVE = f"""
+    leave = 'setsid {SLEEP} </dev/null >/dev/null 2>&1 & exit 0'
     subprocess.run(sshd.ssh(leave), check=True, timeout=20)
     until(sshd.commands, 'it runs')
 """
@@ -658,25 +661,23 @@ LEAVE = """
 
 def test_a_failure_shows_the_log_and_leftovers_are_told(run_pytest):
     """The report of a failed test holds the server's log; what tests leave fails the last one."""
-    result = run_pytest(
-        f"def test_leaves(sshd):{LEAVE % 1003}\ndef test_fails(sshd):\n    assert False\n"
-    )
+    result = run_pytest(f"def test_leaves(sshd):{LEAVE}\ndef test_fails(sshd):\n    assert False\n")
     result.assert_outcomes(passed=1, failed=1, errors=1)
     result.stdout.fnmatch_lines(
         [
             "*tests left processes in the server:*",
-            "*sleep 1003*seen after *::test_leaves*",
+            f"*{SLEEP}*seen after *::test_leaves*",
             "*log of sshd, port *",
             "Accepted publickey for *",
         ]
     )
-    assert not machine_runs("sleep 1003")
+    assert not machine_runs(SLEEP)
 
 
 def test_an_interrupt_leaves_nothing(run_pytest):
     """Ctrl-C in the middle of a drop: no rule, no server, no process stays."""
     result = run_pytest(
-        f"def test_it(sshd):{LEAVE % 1004}"
+        f"def test_it(sshd):{LEAVE}"
         "    drop(sshd.port).start()\n"
         "    print('port is', sshd.port, file=open('port', 'w'))\n"
         "    raise KeyboardInterrupt\n"
@@ -684,13 +685,13 @@ def test_an_interrupt_leaves_nothing(run_pytest):
     assert result.ret == pytest.ExitCode.INTERRUPTED
     port = Path("port").read_text().split()[-1]
     assert f"port {port}" not in iptables("-S").stdout
-    assert not machine_runs("sleep 1004")
+    assert not machine_runs(SLEEP)
 
 
 def test_the_next_run_sweeps_up(run_pytest):
     """A run that was ended by force, as those that hang are, leaves things until the next one."""
     run_pytest(
-        f"def test_it(sshd):{LEAVE % 1005}"
+        f"def test_it(sshd):{LEAVE}"
         "    drop(sshd.port).start()\n"
         "    print(sshd.pid, sshd.folder, sshd.port, file=open('left', 'w'))\n"
         "    os._exit(1)\n"
@@ -698,7 +699,7 @@ def test_the_next_run_sweeps_up(run_pytest):
     pid, folder, port = Path("left").read_text().split()
     servers.sweep()
     network.remove_rules(dead_owners=True)
-    until(lambda: not machine_runs("sleep 1005"), "what it started is gone")
+    until(lambda: not machine_runs(SLEEP), "what it started is gone")
     until(lambda: not machine_runs(folder), f"its server {pid} is gone")
     assert not Path(folder).exists()
     assert f"port {port}" not in iptables("-S").stdout
