@@ -135,7 +135,7 @@ def _kept(run: str) -> str:
     streams = "<$hf_p/4 >$hf_p/1 3>$hf_p/3"
     return (
         "trap : HUP INT QUIT TERM USR1 USR2; exec 4<&0; "
-        "(PATH=${PATH+$PATH:}/usr/bin:/bin; exec sleep 59) & hf_h=$!; hf_p=/proc/$hf_h/fd; "
+        "(PATH=${PATH+$PATH:}/usr/bin:/bin; exec sleep 60) & hf_h=$!; hf_p=/proc/$hf_h/fd; "
         f"if (: {streams}); then exec </dev/null >/dev/null 3>&- 4<&-; "
         f"(exec {streams}; kill $hf_h; {run}); "
         f"else kill $hf_h; (exec 4<&-; {run}); fi; exit $?"
