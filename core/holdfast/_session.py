@@ -31,8 +31,8 @@ from ._reply import Reply
 from ._status import Delivery, Exit, State, Status
 from ._subscription import Subscription
 from ._transport import Command, Transport
-from .wakeup import Waiter, bell, waiter
 from ._worker import Outgoing, Worker
+from .wakeup import Waiter, bell, waiter
 
 _log = logging.getLogger("holdfast")
 

@@ -21,8 +21,13 @@ def in_trio() -> bool:
 class Waiter(Protocol):
     """Something that happens once, and that one task waits for; ``set`` may come first."""
 
-    def set(self) -> None: ...
-    async def wait(self) -> None: ...
+    def set(self) -> None:
+        """Let it have happened. Idempotent."""
+        ...
+
+    async def wait(self) -> None:
+        """Wait until it has."""
+        ...
 
 
 class Bell(Protocol):
@@ -32,8 +37,13 @@ class Bell(Protocol):
     is no ``await`` between that look and the wait, so no ring is missed.
     """
 
-    def ring(self) -> None: ...
-    async def wait(self) -> None: ...
+    def ring(self) -> None:
+        """Wake all who wait now."""
+        ...
+
+    async def wait(self) -> None:
+        """Wait for the next ring."""
+        ...
 
 
 def waiter() -> Waiter:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import anyio
 import msgspec
 
-from . import measures
+from . import measures, ssh
 
 Sample = Callable[[], Coroutine[Any, Any, float]]
 
@@ -25,6 +27,7 @@ class Comparison(msgspec.Struct):
         peers: The others', by name.
         reach: For each peer, the bound that the ratio ours/peer must keep.
         backend: Which event loop holdfast runs on.
+        place: What must be there while it is measured: a server.
     """
 
     what: str
@@ -33,6 +36,7 @@ class Comparison(msgspec.Struct):
     peers: dict[str, Sample]
     reach: dict[str, tuple[str, float]]
     backend: str = "asyncio"
+    place: Callable[[], AbstractContextManager[object]] = nullcontext
 
 
 class Result(msgspec.Struct):
@@ -48,6 +52,20 @@ class Result(msgspec.Struct):
     def kept(self, peer: str) -> bool:
         relation, bound = self.row.reach[peer]
         return self.ratio(peer) <= bound if relation == "<=" else self.ratio(peer) >= bound
+
+
+def _ssh(
+    what: str, unit: str, name: str, reach: dict[str, tuple[str, float]], *args: int
+) -> Comparison:
+    """A row over SSH; the functions are named alike."""
+    return Comparison(
+        f"ssh: {what}",
+        unit,
+        partial(getattr(ssh, f"{name}_holdfast"), *args),
+        {peer: partial(getattr(ssh, f"{name}_{peer}"), *args) for peer in reach},
+        reach,
+        place=ssh.server,
+    )
 
 
 def _lines(size: int, count: int) -> Comparison:
@@ -126,6 +144,35 @@ ROWS = [
         {"without the slow one": lambda: measures.fan_out(1000, 2_620, slow=False)},
         {"without the slow one": (">=", 0.8)},
     ),
+    _ssh(
+        "round trip, 200-byte line",
+        "s",
+        "trip",
+        {"asyncssh": ("<=", 1.0), "openssh": ("<=", 1.8)},
+    ),
+    _ssh(
+        "lines of 200 bytes",
+        "lines/s",
+        "lines",
+        {"asyncssh": (">=", 0.55), "openssh": (">=", 1.3)},
+        200,
+        200_000,
+    ),
+    _ssh(
+        "lines of 100000 bytes",
+        "lines/s",
+        "lines",
+        {"asyncssh": (">=", 0.55), "openssh": (">=", 1.3)},
+        100_000,
+        2_000,
+    ),
+    _ssh(
+        "first byte of the first session",
+        "s",
+        "first_byte",
+        {"asyncssh": ("<=", 2.0), "openssh": ("<=", 1.0)},
+    ),
+    _ssh("first byte of a second session", "s", "second_byte", {"asyncssh": ("<=", 5.0)}),
 ]
 
 
@@ -140,10 +187,11 @@ def measure(row: Comparison, rounds: int) -> Result:
     """Take turns, so that whatever slows the machine slows all of them."""
     ours: list[float] = []
     peers: dict[str, list[float]] = {name: [] for name in row.peers}
-    for _ in range(rounds):
-        for name, function in row.peers.items():
-            peers[name].append(sample(function))
-        ours.append(sample(row.ours, row.backend))
+    with row.place():
+        for _ in range(rounds):
+            for name, function in row.peers.items():
+                peers[name].append(sample(function))
+            ours.append(sample(row.ours, row.backend))
     return Result(
         row,
         statistics.median(ours),

@@ -249,8 +249,3 @@ async def second_byte_asyncssh() -> float:
                 times.append(time.perf_counter() - began)
                 process.kill()
         return statistics.median(times[1:])
-
-
-if __name__ == "__main__":
-    with server():
-        print(anyio.run(trip_holdfast))

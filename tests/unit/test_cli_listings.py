@@ -215,13 +215,13 @@ def test_doctor_runs_a_worker(capsys: pytest.CaptureFixture[str]) -> None:
 def test_doctor_tells_what_to_do_about_what_is_missing(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No ``cat``: no worker, exit code 1. No ``ssh``: a hint for those who want ssh: targets."""
+    """No ``cat``: no worker, exit code 1. No ``ssh``: a hint for those who want it."""
     monkeypatch.setenv("PATH", str(tmp_path))
     code, out, err = run(capsys, "doctor")
     assert (code, err) == (1, "")
     assert "broken     local worker: no such command: 'cat'" in out
     assert "missing    OpenSSH client: no ssh command in PATH\n" in out
-    assert "needed for ssh: targets: install openssh-client (Debian: apt-get" in out
+    assert "and client=openssh: install openssh-client (Debian: apt-get" in out
 
 
 def test_doctor_names_a_broken_plugin(

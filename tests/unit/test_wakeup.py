@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+
 import anyio
 import pytest
 from anyio import wait_all_tasks_blocked
 from anyio.lowlevel import checkpoint
 
-from holdfast.wakeup import Bell, bell, in_trio, waiter
+from holdfast.wakeup import Bell, bell, caller, in_trio, waiter
 
 pytestmark = [pytest.mark.anyio, pytest.mark.uvloop]
 
@@ -153,3 +156,31 @@ async def test_no_ring_is_missed_between_a_look_and_a_wait() -> None:
                 one.ring()
                 if n % 2:
                     await checkpoint()
+
+
+async def test_a_thread_may_call_into_the_loop() -> None:
+    """What another thread hands to ``caller``'s function is called in the loop's own thread."""
+    call, done, where = caller(), anyio.Event(), []
+
+    def called() -> None:
+        where.append(threading.get_ident())
+        done.set()
+
+    thread = threading.Thread(target=call, args=(called,))
+    thread.start()
+    with anyio.fail_after(5):
+        await done.wait()
+    thread.join()
+    assert where == [threading.get_ident()]
+
+
+def test_a_loop_that_is_over_is_told() -> None:
+    """Calling into a loop that has ended is a RuntimeError, on every loop."""
+    for backend in ("asyncio", "trio"):
+
+        async def get() -> Callable[[Callable[[], object]], object]:
+            return caller()
+
+        call = anyio.run(get, backend=backend)
+        with pytest.raises(RuntimeError):
+            call(lambda: None)

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -174,9 +175,19 @@ async def _round_trip() -> str:
     return f"a line went through `cat` and back in {took * 1000:.1f} ms; then it {status.exit}"
 
 
+def paramiko() -> Iterable[Finding]:
+    """The library that speaks SSH, without importing it."""
+    name, needed_for = "paramiko", "ssh: targets"
+    try:
+        yield Finding(name, State.OK, version("paramiko"), needed_for)
+    except PackageNotFoundError:
+        step = "pip install 'holdfast[ssh]', or use ?client=openssh"
+        yield Finding(name, State.MISSING, "not installed", needed_for, step)
+
+
 def openssh_client() -> Iterable[Finding]:
     """The ``ssh`` command."""
-    name, needed_for = "OpenSSH client", "ssh: targets"
+    name, needed_for = "OpenSSH client", "Include and Match in ssh_config, and client=openssh"
     path = shutil.which("ssh")
     if path is not None:
         yield Finding(name, State.OK, path, needed_for)
@@ -268,6 +279,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     open_files,
     plugins,
     local_worker,
+    paramiko,
     openssh_client,
     docker,
     podman,

@@ -3,6 +3,9 @@
 All of this blocks, and runs in a thread.
 """
 
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
+# (pyright brings types of an older paramiko, without its internals; mypy takes it as untyped)
+
 from __future__ import annotations
 
 import getpass

@@ -5,6 +5,9 @@ rings (:class:`Ringer`) whenever something changed, and the event loop looks for
 might wait on a lock is done in the event loop only if it will not (:meth:`Client.sending`).
 """
 
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
+# (pyright brings types of an older paramiko, without its internals; mypy takes it as untyped)
+
 from __future__ import annotations
 
 import logging

@@ -130,15 +130,16 @@ def not_started(command: Command, why: bytes) -> WorkerNotStarted:
 # POSIX has its SIGINT ignored for good. Its shell lives on through the polite signals that go to
 # the whole group. It must not hold the worker's pipes, or nobody would see them closed; but it
 # waits from the moment in which the worker exists. So a sleeper holds them in between, and the
-# worker takes them out of its hands. Where /proc does not let it, the shell keeps them.
+# worker takes them out of its hands. Where /proc does not let it, the shell keeps them. (The
+# sleeper may still be a shell that has traps: it would survive a TERM.)
 def _kept(run: str) -> str:
     streams = "<$hf_p/4 >$hf_p/1 3>$hf_p/3"
     return (
         "trap : HUP INT QUIT TERM USR1 USR2; exec 4<&0; "
         "(PATH=${PATH+$PATH:}/usr/bin:/bin; exec sleep 60) & hf_h=$!; hf_p=/proc/$hf_h/fd; "
         f"if (: {streams}); then exec </dev/null >/dev/null 3>&- 4<&-; "
-        f"(exec {streams}; kill $hf_h; {run}); "
-        f"else kill $hf_h; (exec 4<&-; {run}); fi; exit $?"
+        f"(exec {streams}; kill -9 $hf_h; {run}); "
+        f"else kill -9 $hf_h; (exec 4<&-; {run}); fi; exit $?"
     )
 
 
