@@ -118,12 +118,16 @@ def dropped(direction: Direction) -> Callable[[Place], Awaitable[None]]:
     """Packets of the present connections vanish."""
 
     def act(place: Place) -> None:
-        for port in client_ports(place.server):
-            mirror = {"to_server": "to_client", "to_client": "to_server"}
-            fault = Drop(port, mirror.get(direction, direction)).start()
-            place.stop.append(fault.stop)
+        for fault in drops(place.server, direction):
+            place.stop.append(fault.start().stop)
 
     return to_server(act)
+
+
+def drops(server: Sshd, direction: Direction) -> list[Drop]:
+    """For the connections that there are, by the clients' ports, so that later ones pass."""
+    mirror = {"to_server": "to_client", "to_client": "to_server"}
+    return [Drop(port, mirror.get(direction, direction)) for port in client_ports(server)]
 
 
 def client_ports(server: Sshd) -> list[int]:
@@ -247,7 +251,7 @@ def written(client: str) -> dict[str, str]:
     found = {}
     for line in table.splitlines():
         if line.startswith("| ") and not line.startswith("| fault"):
-            what, *cells = (cell.strip() for cell in line.strip("|\n ").split("|"))
+            what, *cells = (cell.strip() for cell in line[1:].removesuffix("|").split("|"))
             found[what] = " | ".join(cells[:-1])
     return found
 

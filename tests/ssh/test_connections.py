@@ -124,7 +124,7 @@ async def test_a_server_that_allows_few_sessions(make_sshd: Callable[..., Sshd])
         await opened[0].aclose()
         assert await output(transport, "echo", "room again") == b"room again\n"
     await transport.aclose()
-    assert not server.commands()
+    await until(lambda: not server.commands())
 
 
 async def test_a_server_that_allows_one_session(make_sshd: Callable[..., Sshd]) -> None:

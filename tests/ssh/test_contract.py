@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 import anyio
 import pytest
-from tests.ssh.machine import command
-from tests.ssh.network import Direction, Drop, destroy, listener_on
+from tests.ssh.faults import drops
+from tests.ssh.network import Direction, destroy, listener_on
 from tests.ssh.relay import Relay
 from tests.ssh.sshd import Sshd
 
@@ -84,25 +83,10 @@ class TestParamiko(TransportContract):
 # -- each way to lose a link -----------------------------------------------------------------------
 
 
-def client_port(sshd: Sshd) -> int:
-    """The client's port of the one connection that there is."""
-    listed = subprocess.run(
-        [command("ss", "iproute2"), "-Hnt", "state", "established", "dport", "=", f":{sshd.port}"],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.split()
-    return int(listed[2].rpartition(":")[2])
-
-
 def drop(sshd: Sshd, direction: Direction) -> None:
     """Let the packets of the present connection vanish: by its own port, so that others pass."""
-    mirror = {
-        Direction.BOTH: Direction.BOTH,
-        Direction.TO_SERVER: Direction.TO_CLIENT,
-        Direction.TO_CLIENT: Direction.TO_SERVER,
-    }
-    Drop(client_port(sshd), mirror[direction]).start()
+    for each in drops(sshd, direction):
+        each.start()
 
 
 def shut_down(sshd: Sshd) -> None:

@@ -113,12 +113,14 @@ class Ringer:
 
     def _deliver(self) -> None:
         self._called = False  # first: what comes from here on calls again
-        done = set()
+        if len(self._rung) == 1:
+            self._rung.popleft().rung()
+            return
+        rung = {}
         while self._rung:
-            channel = self._rung.popleft()
-            if channel not in done:
-                done.add(channel)
-                channel.rung()
+            rung[self._rung.popleft()] = None
+        for channel in rung:
+            channel.rung()
 
 
 # -- what is put into paramiko -----------------------------------------------------------------
@@ -294,9 +296,12 @@ class Client(paramiko.Transport):
         chan._handle_request(message)
 
     def _on_close(self, chan: paramiko.Channel, message: Message) -> None:
-        if (ours := self.channels.pop(chan.chanid, None)) is not None:
+        ours = self.channels.pop(chan.chanid, None)
+        if ours is not None:
             ours.closed_by_server = True
         chan._handle_close(message)
+        if ours is not None:
+            self.ringer.ring(ours)
 
     def _parse_disconnect(self, message: Message) -> None:
         message.get_int()
@@ -515,10 +520,11 @@ class ParamikoChannel(RemoteChannel):
         """What lies ready; ``b""`` for the worker's end of it; ``None`` if one has to wait."""
         ended = inbox.ended
         if inbox.pieces:
-            with self._client.sending() as possible:  # reading may widen the window
-                if not possible and not self._chan.closed:
+            client, chan = self._client, self._chan
+            with client.clear_to_send_lock:  # since reading may send word of a wider window
+                if not (client.clear_to_send.is_set() or not client.active or chan.closed):
                     return None
-                read = self._chan.recv if inbox is self._out else self._chan.recv_stderr
+                read = chan.recv if inbox is self._out else chan.recv_stderr
                 data: bytes = read(max_bytes)
                 return data
         if not ended:

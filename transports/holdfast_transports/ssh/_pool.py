@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
@@ -52,6 +53,13 @@ _CLOSE: Final = 5.0
 """Seconds for a connection to close, which takes a moment if all is well."""
 
 
+_PAUSES: Final = (0.01, 0.05, 0.2)
+"""Seconds until a request for a session is made again."""
+
+_RECENTLY: Final = 1.0
+"""Seconds after the close of a session in which its place may not be free yet."""
+
+
 class _Line:
     """A connection, its guard, and who uses it."""
 
@@ -61,6 +69,7 @@ class _Line:
         self.opening = anyio.Lock()
         self.users = 0
         self.full = False
+        self.last_closed = -math.inf
 
     @property
     def usable(self) -> bool:
@@ -133,7 +142,7 @@ class Pool:
         async with line.opening:  # one after the other, so that a refusal means what it says
             if line.full:
                 raise SessionRefused
-            channel = await line.connection.session()
+            channel = await self._session(line)
         try:
             await channel.start(command, line.guard)
         except BaseException:
@@ -143,10 +152,26 @@ class Pool:
 
         def closed() -> None:
             line.full = False
+            line.last_closed = anyio.current_time()
             self._leave(line)
 
         channel.on_closed = closed
         return channel
+
+    async def _session(self, line: _Line) -> RemoteChannel:
+        """A new session; one that takes the place of a closed one may have to ask again.
+
+        OpenSSH frees a session's place only after all that it read at once, the next request for
+        one among it.
+        """
+        for pause in _PAUSES:
+            try:
+                return await line.connection.session()
+            except SessionRefused:
+                if anyio.current_time() - line.last_closed > _RECENTLY:
+                    raise
+            await anyio.sleep(pause)
+        return await line.connection.session()
 
     def _leave(self, line: _Line) -> None:
         """A session on it ended, or never began."""
