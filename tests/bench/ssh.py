@@ -14,8 +14,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-import anyio
-
 from holdfast import Channel, Command
 from holdfast_transports.ssh import SSHTransport
 

@@ -26,7 +26,7 @@ from .sshd import Sshd
 
 PAGE = Path(__file__).parents[2] / "docs" / "ssh.md"
 BEGIN, END = "<!-- faults: begin -->\n", "<!-- faults: end -->\n"
-CLIENTS = ("paramiko",)
+CLIENTS = ("paramiko", "openssh")
 HEARTBEAT = {"heartbeat": 1, "deadline": 2}
 """What the table is measured with; the defaults are 5 and 15 s."""
 

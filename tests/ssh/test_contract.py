@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import ClassVar
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import anyio
 import pytest
@@ -17,7 +16,7 @@ from holdfast.testing import TransportContract
 from holdfast.testing._clauses_link import LinkClauses, lose
 from holdfast.testing._kit import Kit
 
-CLIENTS = ("paramiko",)
+CLIENTS = ("paramiko", "openssh")
 FAST = {"heartbeat": 0.3, "deadline": 0.9}
 
 
@@ -33,11 +32,6 @@ def closed_port() -> int:
 
 
 class TestParamiko(TransportContract):
-    backends: ClassVar = [
-        *TransportContract.backends,
-        pytest.param(("asyncio", {"use_uvloop": True}), id="asyncio+uvloop"),
-    ]
-
     @pytest.fixture
     def transport(self, sshd: Sshd) -> Transport:
         return transport_to(sshd.target(**FAST))
@@ -139,6 +133,12 @@ class TestEachLoss(LinkClauses):
 
         yield cut
         sshd.kill_sessions()  # what the server has not noticed it shall not keep
+
+    @pytest.fixture(autouse=True)
+    async def closed(self, transport: Transport) -> AsyncIterator[None]:
+        """What the contract's own clauses do by themselves."""
+        yield
+        await transport.aclose()
 
     @pytest.fixture
     def silence(self, sever: Callable[[Channel], object], way: str):

@@ -3,7 +3,8 @@
 Read it in this order: ``_settings`` (what can be said of a host), ``_pool`` (the connections of a
 transport), ``_channel`` and ``_scripts`` (how a worker is run on the far side and ended there),
 then the clients that carry the bytes: ``_paramiko`` (with ``_dial``, ``_config``, ``_known_hosts``
-to get there, and ``_wire`` below it) and ``_openssh``.
+to get there, and ``_wire`` below it) and ``_openssh`` (with ``_master`` and ``_words`` to get
+there, ``_mux`` to speak to it, and ``_piped`` for a channel).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from holdfast import (
     Capability,
@@ -28,6 +30,9 @@ from ._config import HostKeys
 from ._job import Job
 from ._pool import Connection, Pool
 from ._settings import OPTIONS, ClientKind, Settings, from_target
+
+if TYPE_CHECKING:
+    from ._openssh import Opener
 
 __all__ = ["ClientKind", "HostKeys", "SSHTransport"]
 
@@ -119,6 +124,7 @@ class SSHTransport(Transport):
     def _use(self, settings: Settings) -> None:
         self._settings = settings
         self._pool: Pool | None = None
+        self._opener: Opener | None = None
         if not settings.heartbeat:
             self.capabilities &= ~Capability.DETECTS_SILENT_LINK
 
@@ -136,6 +142,12 @@ class SSHTransport(Transport):
 
     def _dial(self) -> Job[Connection]:
         settings = self._settings
+        if settings.client is ClientKind.OPENSSH:
+            from ._openssh import Opener
+
+            if self._opener is None:
+                self._opener = Opener(settings)
+            return self._opener.dial()
         try:
             from ._dial import dial
             from ._paramiko import ParamikoConnection, Ringer

@@ -18,6 +18,9 @@ class Job(Generic[T]):
 
     Who waits may be cancelled, at once; the function goes on. If nobody waits when it is done,
     its result is given to ``unwanted``, in a thread.
+
+    Attributes:
+        dropped: Whether that happened.
     """
 
     def __init__(
@@ -28,6 +31,7 @@ class Job(Generic[T]):
         self._call = caller()
         self._finished = anyio.Event()
         self._waiting = 0
+        self.dropped = False
         self._result: T | None = None
         self._error: BaseException | None = None
         threading.Thread(target=self._run, name=f"holdfast ssh: {name}", daemon=True).start()
@@ -36,6 +40,11 @@ class Job(Generic[T]):
     def done(self) -> bool:
         """Whether it has ended."""
         return self._finished.is_set()
+
+    @property
+    def failed(self) -> bool:
+        """Whether it has ended with an error."""
+        return self.done and self._error is not None
 
     def _run(self) -> None:
         try:
@@ -50,6 +59,7 @@ class Job(Generic[T]):
     def _finish(self) -> None:
         self._finished.set()
         if not self._waiting and self._unwanted is not None:
+            self.dropped = True
             threading.Thread(target=self._drop, name="holdfast ssh: drop", daemon=True).start()
 
     def _drop(self) -> None:

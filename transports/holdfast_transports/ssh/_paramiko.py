@@ -116,7 +116,7 @@ class Ringer:
         if len(self._rung) == 1:
             self._rung.popleft().rung()
             return
-        rung = {}
+        rung: dict[ParamikoChannel, None] = {}
         while self._rung:
             rung[self._rung.popleft()] = None
         for channel in rung:

@@ -181,7 +181,7 @@ class Pool:
         spare = any(each.usable for each in self._lines if each is not line)
         if line in self._lines and (spare or not line.usable):
             self._lines.remove(line)
-            self._close(line)
+            self._close(line.connection)
 
     async def _line_with_room(self) -> _Line:
         while True:
@@ -194,12 +194,24 @@ class Pool:
                     f"{sum(line.users for line in self._lines)} workers: raise ?connections=, or "
                     f"MaxSessions in the server's sshd_config"
                 )
-            if self._dialing is None or self._dialing.done:
-                self._dialing = self._dial()
-            connection = await self._dialing.result()
-            async with self._setting_up:
-                if not any(line.connection is connection for line in self._lines):
+            await self._one_more()
+
+    async def _one_more(self) -> None:
+        """Connect once more, or wait for those who do."""
+        job = self._dialing
+        if job is None or job.dropped:
+            job = self._dialing = self._dial()
+        try:
+            connection = await job.result()
+        finally:
+            if job.failed and job is self._dialing:
+                self._dialing = None
+        async with self._setting_up:
+            if job is self._dialing:  # else another of those who waited was here before
+                try:
                     self._lines.append(_Line(connection, await self._guard_for(connection)))
+                finally:
+                    self._dialing = None
 
     async def _guard_for(self, connection: Connection) -> Guard:
         """Begin the guard of a new connection; who needs it first waits for it."""
@@ -207,7 +219,7 @@ class Pool:
             with anyio.fail_after(self._timeout):
                 channel = await connection.session()
         except BaseException as error:
-            self._closing.append(Job(connection.close, name="close"))
+            self._close(connection)
             if isinstance(error, (TransportBroken, SessionRefused, TimeoutError)):
                 raise TransportUnavailable(
                     f"{self._where} let us in, and then started no session: "
@@ -217,15 +229,18 @@ class Pool:
         connection.guarded_by(channel)
         return Guard(channel)
 
-    def _close(self, line: _Line) -> None:
+    def _close(self, connection: Connection) -> None:
         self._closing = [job for job in self._closing if not job.done]
-        self._closing.append(Job(line.connection.close, name="close"))
+        self._closing.append(Job(connection.close, name="close"))
 
     async def aclose(self) -> None:
         """Close all connections."""
+        job, self._dialing = self._dialing, None
+        if job is not None and job.done and not job.failed and not job.dropped:
+            self._close(await job.result())  # those who waited for it were cancelled since
         while self._lines:
-            self._close(self._lines.pop())
+            self._close(self._lines.pop().connection)
         with anyio.move_on_after(_CLOSE, shield=True):
-            for job in self._closing:
+            for closing in self._closing:
                 with suppress(TransportError, OSError):
-                    await job.result()
+                    await closing.result()

@@ -158,7 +158,7 @@ GUARD: Final = (
     '[ "$hf_o" ] || exit 0; sleep 1; done; '
     "for hf_p in $hf_g; do kill -KILL -$hf_p; done; exit 0; }; "
     # The watch: nothing heard for a minute, and it ends us, and we the workers.
-    '(hf_s=; trap "kill \\$hf_s; exit 0" TERM; trap "kill \\$hf_s" USR1; while :; do '
+    '(hf_s=; trap "kill -9 \\$hf_s; exit 0" TERM; trap "kill -9 \\$hf_s" USR1; while :; do '
     f"sleep {_SILENT} & hf_s=$!; "
     "if wait $hf_s; then kill -TERM $$; exit; fi; done) <&- >&- 3>&- & hf_k=$!; "
     "trap hf_end TERM HUP; exec 3>&-; echo holdfast-started; "
