@@ -98,6 +98,13 @@ def listener_on(port: int | None = None) -> socket.socket:
     raise AssertionError(f"no free port: {port or PORTS}")
 
 
+def unused_port() -> int:
+    """A port where nobody listens."""
+    with listener_on() as listener:
+        port: int = listener.getsockname()[1]
+    return port
+
+
 def drop(port: int, direction: Direction | str = Direction.BOTH) -> Drop:
     """Packets of a port to drop: ``with drop(port, "to_client"): ...``, or start() and stop()."""
     return Drop(port, direction)

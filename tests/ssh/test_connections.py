@@ -15,7 +15,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from tests.ssh.network import drop, listener_on
+from tests.ssh.network import drop, listener_on, unused_port
 from tests.ssh.relay import Relay
 from tests.ssh.sshd import Sshd
 
@@ -386,8 +386,7 @@ async def test_random_kills_leave_nothing(sshd: Sshd) -> None:
 
 async def test_words_of_each_failure(sshd: Sshd, tmp_path: Path) -> None:
     """Each failure to connect has words of its own, with what to do next."""
-    with listener_on() as free:
-        closed = free.getsockname()[1]
+    closed = unused_port()
     nothing = tmp_path / "empty"
     nothing.write_text("")
     make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "other")]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
+from typing import ClassVar
 
 import anyio
 import pytest
 from tests.ssh.faults import drops
-from tests.ssh.network import Direction, destroy, listener_on
+from tests.ssh.kit import SSHContract, transport_to
+from tests.ssh.network import Direction, destroy
 from tests.ssh.relay import Relay
 from tests.ssh.sshd import Sshd
 
-from holdfast import Cause, Channel, Exit, Fate, Registry, Transport
+from holdfast import Cause, Channel, Exit, Fate, Transport
 from holdfast.testing import TransportContract
 from holdfast.testing._clauses_link import LinkClauses, lose
 from holdfast.testing._kit import Kit
@@ -20,39 +22,8 @@ CLIENTS = ("paramiko", "openssh")
 FAST = {"heartbeat": 0.3, "deadline": 0.9}
 
 
-def transport_to(target: str) -> Transport:
-    return Registry().transport(target)
-
-
-def closed_port() -> int:
-    """A port where nobody listens."""
-    with listener_on() as listener:
-        port: int = listener.getsockname()[1]
-    return port
-
-
-class TestParamiko(TransportContract):
-    @pytest.fixture
-    def transport(self, sshd: Sshd) -> Transport:
-        return transport_to(sshd.target(**FAST))
-
-    @pytest.fixture
-    def sever(self, sshd: Sshd):
-        async def cut(channel: Channel) -> None:
-            sshd.kill_sessions()
-
-        return cut
-
-    @pytest.fixture
-    def silence(self, sshd: Sshd):
-        async def freeze(channel: Channel) -> None:
-            sshd.freeze()
-
-        return freeze
-
-    @pytest.fixture
-    def unreachable(self, sshd: Sshd) -> Transport:
-        return transport_to(sshd.target(port=closed_port()))
+class TestParamiko(SSHContract):
+    options: ClassVar = FAST
 
     # Where the contract allows for wires that know less, this one knows:
 

@@ -16,7 +16,7 @@ import anyio
 import pytest
 from mcp import ClientSession, MCPError, StdioServerParameters
 from mcp.client.stdio import stdio_client
-from tests.ssh.network import listener_on
+from tests.ssh.network import unused_port
 from tests.ssh.sshd import Sshd
 
 CLIENTS = ("paramiko", "openssh")
@@ -65,8 +65,7 @@ def test_what_cannot_be_started(sshd: Sshd, client: str) -> None:
     code, out, err = through(run(sshd.target(client=client), "no-such-command"))
     assert (code, out) == (69, b"")
     assert b"no such command: 'no-such-command'" in err
-    with listener_on() as free:
-        closed = free.getsockname()[1]
+    closed = unused_port()
     code, out, err = through(run(sshd.target(port=closed, client=client), "cat"))
     assert (code, out) == (69, b"")
     assert b"refused" in err

@@ -7,24 +7,23 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
 import anyio
 import pytest
-from tests.ssh.conftest import make_sshd, nothing_is_left, running as run_server, undo  # noqa: F401 - fixtures
+from tests.ssh.kit import SSHContract, transport_to
 from tests.ssh.machine import descendants, running, until
+from tests.ssh.network import unused_port
 from tests.ssh.sshd import Sshd
 
 from holdfast import (
     Cause,
-    Channel,
     Command,
     Exit,
     Fate,
     InvalidTarget,
-    Registry,
     Signal,
     Transport,
     TransportBroken,
@@ -36,54 +35,13 @@ from holdfast.testing._kit import Kit
 FAST = {"client": "openssh", "heartbeat": 1, "deadline": 2}
 
 
-@pytest.fixture(scope="module")
-def sshd(nothing_is_left: None) -> Iterator[Sshd]:  # noqa: F811
-    """A server whose bash reads no start-up files."""
-    with run_server(Sshd({"SetEnv": "SHLVL=5"})) as server:
-        yield server
-
-
-def transport_to(target: str) -> Transport:
-    return Registry().transport(target)
-
-
-def closed_port() -> int:
-    """A port where nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
-class TestOpenSSH(TransportContract):
+class TestOpenSSH(SSHContract):
     backends: ClassVar = [
         *TransportContract.backends,
         pytest.param(("asyncio", {"use_uvloop": True}), id="asyncio+uvloop"),
     ]
 
-    @pytest.fixture
-    async def transport(self, sshd: Sshd, anyio_backend: object) -> AsyncIterator[Transport]:
-        transport = transport_to(sshd.target(**FAST))
-        yield transport
-        await transport.aclose()
-
-    @pytest.fixture
-    def sever(self, sshd: Sshd):
-        async def cut(channel: Channel) -> None:
-            sshd.kill_sessions()
-
-        return cut
-
-    @pytest.fixture
-    def silence(self, sshd: Sshd):
-        async def freeze(channel: Channel) -> None:
-            sshd.freeze()
-
-        return freeze
-
-    @pytest.fixture
-    def unreachable(self, sshd: Sshd) -> Transport:
-        return transport_to(sshd.target(port=closed_port(), **FAST))
+    options: ClassVar = FAST
 
     # Where the contract allows for wires that know less, this one knows:
 
@@ -235,7 +193,7 @@ async def test_no_such_host(sshd: Sshd) -> None:
 @pytest.mark.anyio
 async def test_refused(sshd: Sshd) -> None:
     """A port without a server is said to refuse."""
-    assert "refused the connection" in await refusal(sshd.target(port=closed_port(), **FAST))
+    assert "refused the connection" in await refusal(sshd.target(port=unused_port(), **FAST))
 
 
 @pytest.mark.anyio
@@ -284,7 +242,7 @@ async def test_permission_denied(sshd: Sshd, stranger: Path) -> None:
 
 @pytest.mark.anyio
 async def test_too_many_keys(
-    make_sshd: Callable[..., Sshd],  # noqa: F811
+    make_sshd: Callable[..., Sshd],
     stranger: Path,
     tmp_path: Path,
 ) -> None:
@@ -329,7 +287,7 @@ async def test_nothing_is_an_option(sshd: Sshd) -> None:
 
 
 @pytest.mark.anyio
-async def test_max_sessions(make_sshd: Callable[..., Sshd]) -> None:  # noqa: F811
+async def test_max_sessions(make_sshd: Callable[..., Sshd]) -> None:
     """Where a connection is full, the next worker gets another."""
     server = make_sshd(MaxSessions=2)
     transport = transport_to(server.target(**FAST))
@@ -344,7 +302,7 @@ async def test_max_sessions(make_sshd: Callable[..., Sshd]) -> None:  # noqa: F8
 
 
 @pytest.mark.anyio
-async def test_one_session_is_too_few(make_sshd: Callable[..., Sshd]) -> None:  # noqa: F811
+async def test_one_session_is_too_few(make_sshd: Callable[..., Sshd]) -> None:
     """A server that allows one session is refused, in words."""
     assert "MaxSessions" in await refusal(make_sshd(MaxSessions=1).target(**FAST))
 
