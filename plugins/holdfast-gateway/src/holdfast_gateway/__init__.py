@@ -1,0 +1,1 @@
+"""The web gateway: sessions for browsers and services, as a plugin of holdfast."""
