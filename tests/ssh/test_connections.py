@@ -21,7 +21,7 @@ from tests.ssh.sshd import Sshd
 
 import holdfast
 from holdfast import Channel, Command, InvalidTarget, Registry, Signal, TransportUnavailable
-from holdfast_transports.ssh import SSHTransport, _channel
+from holdfast_transports.ssh import ClientKind, SSHTransport, _channel
 from holdfast_transports.ssh._paramiko import Client, ParamikoChannel
 
 pytestmark = pytest.mark.anyio
@@ -351,14 +351,15 @@ async def test_the_far_side_hears_nothing(sshd: Sshd, monkeypatch: pytest.Monkey
     sshd.kill_sessions()
 
 
-async def test_random_kills_leave_nothing(sshd: Sshd) -> None:
+@pytest.mark.parametrize("client", ClientKind)
+async def test_random_kills_leave_nothing(sshd: Sshd, client: ClientKind) -> None:
     """Whatever is killed, the worker, its connection or ourselves in opening: nothing is left."""
     import random
 
     seed = int(os.environ.get("HOLDFAST_SEED", random.randrange(2**32)))
     print(f"HOLDFAST_SEED={seed}")
     chance = random.Random(seed)
-    transport = reach(sshd)
+    transport = reach(sshd, client=client)
     scripts = (
         "exec cat",
         "sleep 1000 & exec cat",
