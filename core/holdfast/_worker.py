@@ -487,6 +487,7 @@ class Worker:
             return
         only_eof = evidence.broken is None and evidence.exit is None
         rounds = _SETTLE_ROUNDS
+        lay_ready = False
         while rounds:
             read_before, holds_before = self._stdout_read, self._holds
             if await self._until(
@@ -503,8 +504,10 @@ class Worker:
             if (self._held or self._holds > holds_before) and not self._stop_asked:
                 continue  # whoever reads our output was slow, not the worker
             rounds -= 1
-            if self._stdout_read - read_before < _PIECE and not await self._more_lay_ready():
-                break
+            if self._stdout_read - read_before < _PIECE:
+                if lay_ready or not await self._more_lay_ready():
+                    break
+                lay_ready = True  # once: a grandchild's chat may look the same, again and again
         await self._until(lambda: self._stderr_done, _STDERR_SETTLE)
 
     async def _more_lay_ready(self) -> bool:
