@@ -131,6 +131,11 @@ class Session:
         return self._journal.last_seq
 
     @property
+    def first_seq(self) -> int:
+        """The seq of the oldest event that can still be read; of the next one if there is none."""
+        return self._journal.first_seq
+
+    @property
     def stderr_tail(self) -> bytes:
         """The latest stderr of the present or last worker."""
         return self._worker.stderr_tail if self._worker is not None else b""

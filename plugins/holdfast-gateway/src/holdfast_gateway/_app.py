@@ -1,0 +1,90 @@
+"""The application: every route behind one guard."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from fastapi import FastAPI, Query, WebSocket
+from fastapi.exceptions import WebSocketRequestValidationError
+from fastapi.responses import FileResponse, Response
+from fastapi.staticfiles import StaticFiles
+
+from ._clients import NAME
+from ._hosting import Gateway
+from ._problems import Problem, install
+from ._rest import router
+from ._security import SUBPROTOCOL, Guard
+from ._stream import FORGOTTEN, Stream
+
+PAGE: Final = Path(__file__).with_name("page")
+
+
+def create_app(gateway: Gateway) -> FastAPI:
+    """The ASGI application of a gateway, whose sessions live as long as its lifespan."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with gateway.running():
+            yield
+
+    app = FastAPI(
+        title="holdfast gateway",
+        description="Sessions of line-JSON workers; streams and messages: see docs/gateway.md.",
+        lifespan=lifespan,
+        openapi_url="/api/openapi.json",
+        docs_url=None,  # they load scripts of others
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.gateway = gateway
+    app.add_middleware(Guard, settings=gateway.settings)
+    install(app)
+    app.include_router(router)
+    _add_stream(app, gateway)
+    _add_page(app)
+    return app
+
+
+def _add_stream(app: FastAPI, gateway: Gateway) -> None:
+    @app.websocket("/api/sessions/{session_id}/stream")
+    async def stream(
+        websocket: WebSocket,
+        session_id: str,
+        after: Annotated[int, Query(ge=0)] = 0,
+        client: Annotated[str | None, Query(pattern=f"^{NAME.pattern}$")] = None,
+        format: Annotated[Literal["lines", "events"], Query()] = "lines",
+    ) -> None:
+        offered = websocket.scope.get("subprotocols", [])
+        await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
+        hosted = gateway.hosted.get(session_id)
+        if hosted is None:
+            await websocket.close(FORGOTTEN, "no such session")
+            return
+        await Stream(
+            gateway,
+            hosted,
+            websocket,
+            client or gateway.new_client(),
+            after,
+            events=format == "events",
+        ).run()
+
+    @app.exception_handler(WebSocketRequestValidationError)
+    async def invalid(websocket: WebSocket, error: WebSocketRequestValidationError) -> None:
+        detail = "; ".join(f"{each['loc'][-1]}: {each['msg']}" for each in error.errors())
+        problem = Problem(422, detail, "see docs/gateway.md for what a stream takes")
+        await websocket.send_denial_response(problem.response())
+
+
+def _add_page(app: FastAPI) -> None:
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        """The page."""
+        if not (PAGE / "index.html").is_file():
+            raise Problem(404, "this build has no page", "use REST: see docs/gateway.md")
+        return FileResponse(PAGE / "index.html", headers={"cache-control": "no-cache"})
+
+    app.mount("/static", StaticFiles(directory=PAGE, check_dir=False), "static")
