@@ -15,7 +15,9 @@ __all__ = ["holdfast_commands"]
 
 @hookimpl
 def holdfast_commands(cli: Any) -> None:
-    """``holdfast serve``."""
-    from ._serve import command
+    """``holdfast serve``, and what speaks to it."""
+    from ._commands import attach, logs, ls, stop
+    from ._serve import command as serve
 
-    cli.add_command(command, "serve")
+    for command in (serve, ls, logs, attach, stop):
+        cli.add_command(command)

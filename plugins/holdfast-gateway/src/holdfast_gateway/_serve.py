@@ -13,6 +13,8 @@ from typing import Final
 
 import click
 
+from ._printable import printable
+
 PORT: Final = 8377
 """Where it listens by default, or the next free port above."""
 
@@ -20,7 +22,7 @@ _PORTS: Final = 20
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~-]{16,256}")
 
 
-@click.command()
+@click.command("serve")
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="The address or name to listen at."
 )
@@ -174,13 +176,7 @@ class _Escaped(logging.Formatter):
     """Logs quote what workers and callers wrote: a terminal must not obey it."""
 
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        if text.isascii() and text.isprintable():
-            return text
-        return "".join(
-            each if each.isprintable() or each in "\n\t" else each.encode("unicode_escape").decode()
-            for each in text
-        )
+        return printable(super().format(record))
 
 
 def _log_to_stderr() -> None:
