@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import secrets
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -208,8 +209,9 @@ async def test_logs_to_a_reader_that_leaves(gateway):
 
 async def test_stop_by_name(gateway):
     """A session is stopped by its name, and what became of it is told."""
-    session = await gateway.create(name="to be stopped")
-    done = holdfast(gateway, "stop", "to be stopped")
+    name = f"to be stopped {secrets.token_hex(4)}"
+    session = await gateway.create(name=name)
+    done = holdfast(gateway, "stop", name)
     assert done.stdout.split()[:3] == [session["id"], "stopped", "(stop):"]
     assert (await listed(gateway, session["id"]))["state"] == "stopped"
 
