@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import socket
 import sys
@@ -26,6 +27,9 @@ SCRIPTED = [sys.executable, "-I", "-S", str(ROOT / "tests" / "e2e" / "workers" /
 TOKEN = "the-token-of-the-tests-0123456789"
 DEADLINE = 20.0
 """Seconds after which an awaited message is held not to come."""
+
+
+_NAMES = itertools.count(1)
 
 
 class Serving:
@@ -57,21 +61,23 @@ class Serving:
 
     @asynccontextmanager
     async def stream(self, session_id: str, **query: Any) -> AsyncIterator[Client]:
-        """A WebSocket on a session."""
+        """A WebSocket on a session; ``client`` is its name, by default a new one."""
+        query.setdefault("client", f"c{next(_NAMES)}")
         query_text = "&".join(f"{name}={value}" for name, value in query.items())
         url = f"ws://{self.host}/api/sessions/{session_id}/stream?{query_text}"
         headers = {"Authorization": f"Bearer {self.token}"}
         async with connect(
             url, additional_headers=headers, proxy=None, max_size=None, close_timeout=5
         ) as socket:
-            yield Client(socket)
+            yield Client(socket, query["client"])
 
 
 class Client:
     """One WebSocket and what came on it."""
 
-    def __init__(self, socket: ClientConnection) -> None:
+    def __init__(self, socket: ClientConnection, name: str) -> None:
         self.socket = socket
+        self.name = name
         self.seen: list[dict[str, Any]] = []
 
     async def send(self, message: dict[str, Any] | str) -> None:
