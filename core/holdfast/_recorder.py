@@ -79,7 +79,8 @@ class Track:
         self.caught_up = True
         self.gap: str | None = None
         self._recorder = recorder
-        self._spec: SessionSpec | None = spec if resumed is None else None
+        self._spec = spec
+        self._new = resumed is None
         self._journal = journal
         self._snapshot = snapshot
         self._status = snapshot()[0] if resumed is None else resumed.status
@@ -159,12 +160,12 @@ class Track:
         self.taken = cursor
         self._next = (cursor, last_status, open)
         head = SessionHead(last_status, cursor, generation, tuple(open), False)
-        return StoreEntry(self.id, head, events, self._spec)
+        return StoreEntry(self._spec, head, events, self._new)
 
     def kept(self) -> None:
         """What was taken is in the store."""
         assert self._next is not None
-        self._spec = None
+        self._new = False
         self.stored, self._status, self._open = self._next
         self._journal.release(self.stored)
         if self.stored == self._journal.last_seq:
@@ -185,12 +186,12 @@ class Track:
     def farewell(self) -> StoreEntry | None:
         """The last entry of a session that is over, if the store has all of it."""
         status, generation, _ = self._snapshot()
-        if self.stored != self._journal.last_seq or self._spec is not None:
+        if self.stored != self._journal.last_seq or self._new:
             return None
         if status.state not in (State.STOPPED, State.ERROR):
             return None
         head = SessionHead(self._status, self.stored, generation, tuple(self._open), True)
-        return StoreEntry(self.id, head, ())
+        return StoreEntry(self._spec, head, ())
 
 
 class Recorder:

@@ -129,18 +129,18 @@ class StoreEntry(msgspec.Struct, frozen=True):
     """What one write brings for one session.
 
     Attributes:
-        session_id: The session.
-        head: How far the session has come with these events.
+        spec: The session; a store that does not have it yet begins to keep it.
+        head: How far it has come with these events.
         events: The events, which follow each other without a gap; there may be none. A gap before
             the first is one that stays.
-        spec: Given with a session's first write. Whatever is kept under its id, of a session that
+        new: Whether it is a new session. Whatever is kept under its id, of another session that
             nobody listed again, is replaced.
     """
 
-    session_id: str
+    spec: SessionSpec
     head: SessionHead
     events: Sequence[Event]
-    spec: SessionSpec | None = None
+    new: bool = False
 
 
 class Store(ABC):

@@ -181,7 +181,7 @@ def _resume(rig: Rig) -> list[Event]:
     """Another program goes on from what this one's machine last said."""
     old, rig.machine = rig.machine, Machine("s", rig.dialect, lambda: NOW)
     return rig.keep(
-        rig.machine.resume(old.status, old.last_seq, old.generation, sorted(old.in_flight))
+        rig.machine.resume(old.status, old.last_seq, old.generation, sorted(old.in_flight, key=str))
     )
 
 
@@ -916,7 +916,7 @@ def test_an_older_generation_changes_nothing(late: str, phase: str) -> None:
 
 
 def test_an_abandoned_session_is_told_as_a_loss() -> None:
-    """What was in flight is answered first, then the loss is announced; seq and generation go on."""
+    """What was in flight is answered, then the loss is announced; seq and generation go on."""
     rig = running()
     rig.send(request(1))
     rig.send(request("two"))

@@ -122,7 +122,7 @@ FIELDS: dict[str, str] = {
     "Target": "scheme user host port path options text",
     "TransportSpec": "scheme factory summary example options",
     "StoreSpec": "scheme factory summary example",
-    "StoreEntry": "session_id head events spec",
+    "StoreEntry": "spec head events new",
     "StoredSession": "spec head",
     "SessionSpec": "id target command env dialect limits created_at record",
     "SessionHead": "status last_seq generation in_flight clean",

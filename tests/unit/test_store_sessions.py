@@ -74,12 +74,10 @@ class FakeStore(Store):
         async with self._alone():
             self.writes += 1
             for entry in entries:
-                if entry.spec is not None:
-                    self.kept[entry.session_id] = StoredSession(entry.spec, entry.head)
-                    self.events[entry.session_id] = []
-                spec = self.kept[entry.session_id].spec
-                self.kept[entry.session_id] = StoredSession(spec, entry.head)
-                log = self.events[entry.session_id]
+                if entry.new:
+                    self.events[entry.spec.id] = []
+                self.kept[entry.spec.id] = StoredSession(entry.spec, entry.head)
+                log = self.events.setdefault(entry.spec.id, [])
                 for event in entry.events:
                     if log and event.seq <= log[-1].seq:
                         assert event == log[event.seq - log[-1].seq - 1], "kept already"
@@ -163,7 +161,7 @@ async def everything(session: Session) -> list[Event | Lagged]:
 
 
 async def test_what_is_recorded_comes_back() -> None:
-    """A manager that is left properly leaves all to the next one: its events and all that counts."""
+    """A manager that is left properly leaves everything to the next one."""
     store = FakeStore()
     async with SessionManager(store=store) as manager:
         first = await manager.start(
