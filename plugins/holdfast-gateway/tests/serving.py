@@ -135,7 +135,7 @@ def serving(**options: Any) -> Iterator[Serving]:
     gateway = Gateway(settings)
     started = threading.Event()
     server = Server(configured(gateway), gateway, started.set)
-    thread = threading.Thread(target=asyncio.run, args=(server.serve([sock]),))
+    thread = threading.Thread(target=asyncio.run, args=(server.run_on(sock),))
     thread.start()
     try:
         assert started.wait(DEADLINE), "the server did not start"

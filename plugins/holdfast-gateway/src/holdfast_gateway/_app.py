@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -23,17 +21,10 @@ PAGE: Final = Path(__file__).with_name("page")
 
 
 def create_app(gateway: Gateway) -> FastAPI:
-    """The ASGI application of a gateway, whose sessions live as long as its lifespan."""
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with gateway.running():
-            yield
-
+    """The ASGI application of a gateway that runs."""
     app = FastAPI(
         title="holdfast gateway",
         description="Sessions of line-JSON workers; streams and messages: see docs/gateway.md.",
-        lifespan=lifespan,
         openapi_url="/api/openapi.json",
         docs_url=None,  # they load scripts of others
         redoc_url=None,

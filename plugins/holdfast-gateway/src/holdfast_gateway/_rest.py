@@ -32,6 +32,7 @@ from ._hosting import (
     AlreadyAnswered,
     Gateway,
     Hosted,
+    NotAllowed,
     TooMuchWaits,
     start,
 )
@@ -41,6 +42,9 @@ from ._views import encode, event_view, seen_by, session_view
 
 _DELIVERY_WAIT: Final = 10.0
 """Seconds to wait for a message to be written before its delivery is said to be unknown."""
+
+_BATCH: Final = 64
+"""Events to read at once."""
 
 _EVENTS_BYTES: Final = 8 * 1024 * 1024
 """Bytes of events after which an answer ends, whatever its ``limit``."""
@@ -122,7 +126,7 @@ async def list_sessions(gateway: GatewayOf) -> Response:
 @router.post("/api/sessions/restart", response_model=models.RestartSummary)
 async def restart_all(gateway: GatewayOf, force: Force = False) -> Response:
     """Restart every session, except those that are answering a request."""
-    return json_response(await gateway.manager.restart_all(force=force))
+    return json_response(await gateway.restart_all(force=force))
 
 
 @router.get("/api/sessions/{session_id}", response_model=models.Session)
@@ -145,6 +149,8 @@ async def delete_session(hosted: HostedOf, gateway: GatewayOf) -> Response:
 )
 async def restart_session(hosted: HostedOf, force: Force = False) -> Response:
     """Stop the worker and start a new one; a failure is a state."""
+    if hosted.barred is not None:
+        raise _refusal(NotAllowed(hosted.barred), hosted)
     try:
         await hosted.session.restart(force=force)
     except SessionBusy as error:
@@ -199,20 +205,22 @@ async def read_events(
     last = hosted.session.last_seq
     cursor = min(after, last)
     size = 0
-    async with hosted.session.subscribe(after=cursor) as subscription:
-        while cursor < last and len(events) < limit and size < _EVENTS_BYTES:
-            event = await anext(subscription, None)
-            if event is None:  # the session was forgotten meanwhile
-                break
-            if isinstance(event, Lagged):
-                lagged = {"resume_from": event.resume_from}
-                cursor = event.resume_from - 1
-                continue
+    while cursor < last and len(events) < limit and size < _EVENTS_BYTES:
+        batch = await hosted.session.read(after=cursor, at_most=_BATCH)
+        if isinstance(batch, Lagged):
+            lagged = {"resume_from": batch.resume_from}
+            cursor = batch.resume_from - 1
+            continue
+        if not batch:  # the session was forgotten meanwhile
+            break
+        for event in batch:
             cursor = event.seq
             size += len(getattr(event, "data", b""))
             seen = seen_by(client, event)
             if seen is not None:
                 events.append(event_view(seen, hosted.sender(event)))
+            if len(events) == limit:
+                break
     return json_response(
         {
             "events": events,
@@ -256,7 +264,13 @@ async def send_message(
     async def send() -> None:
         try:
             outcome.append(await hosted.send(client, data))
-        except (InvalidMessage, AlreadyAnswered, TooMuchWaits, SessionClosed) as error:
+        except (
+            InvalidMessage,
+            AlreadyAnswered,
+            NotAllowed,
+            TooMuchWaits,
+            SessionClosed,
+        ) as error:
             outcome.append(error)
         finally:
             done.set()
@@ -280,6 +294,9 @@ def _refusal(error: Exception, hosted: Hosted) -> Problem:
             fault = {"code": PARSE_ERROR, "message": str(error)}
             hint = "send one JSON-RPC message on one line, with an id that is not in flight"
             return Problem(400, str(error), hint, error={**answer, "error": fault})
+        case NotAllowed():
+            hint = "its events can be read; delete it, or ask who runs this gateway"
+            return Problem(403, str(error), hint)
         case AlreadyAnswered(client=client):
             who = f"client {client!r}" if client is not None else "nobody; its worker is gone"
             return Problem(409, f"this request of the worker was answered by {who}", "drop it")
@@ -355,7 +372,7 @@ async def list_transports(gateway: GatewayOf) -> Response:
             "transports": transports,
             "dialects": dialects,
             "broken": [str(error) for error in gateway.broken],
-            "demo": example if policy.allows("local:", demo.WORKER, {}) else None,
+            "demo": example if policy.allows("local:", demo.WORKER, ()) else None,
         }
     )
 
@@ -368,6 +385,7 @@ async def health(gateway: GatewayOf) -> Response:
             "status": "ok",
             "version": metadata.version("holdfast-gateway"),
             "sessions": len(gateway.hosted),
+            "durability": gateway.durability,
         }
     )
 

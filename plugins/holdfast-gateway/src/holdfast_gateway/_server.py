@@ -18,6 +18,8 @@ import click
 import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from holdfast import StoreError
+
 from ._app import create_app
 from ._hosting import MAX_MESSAGE, Gateway, Settings
 from ._runtime import Running, UnsafeDirectory, announced, opener
@@ -32,6 +34,9 @@ _PING_TIMEOUT: Final = 40.0
 
 _GRACE: Final = 3
 """Seconds for requests that are being answered when the gateway stops."""
+
+UNAVAILABLE: Final = 69
+"""The exit code where it cannot serve (``EX_UNAVAILABLE`` of sysexits.h)."""
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -51,6 +56,7 @@ def configured(
         log_config=None,
         log_level="warning",  # at "info" it logs the query of each WebSocket, and so tokens
         access_log=False,
+        lifespan="off",
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=_GRACE,
@@ -79,6 +85,15 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave signals to :func:`serve`: a stop that was asked for ends with exit code 0."""
         yield
+
+    async def run_on(self, sock: socket.socket) -> None:
+        """Serve on a socket until :meth:`stop`, and then stop the sessions.
+
+        Raises:
+            StoreError: The gateway's store must not be used.
+        """
+        async with self._gateway.running():
+            await self.serve([sock])
 
     def stop(self) -> None:
         """Begin to stop."""
@@ -130,12 +145,16 @@ def serve(
                 threading.Thread(target=webbrowser.open, args=(page,), daemon=True).start()
 
         server = Server(configured(gateway, certfile, keyfile), gateway, tell)
-        asyncio.run(_serve(server, sock))
+
+        async def run() -> None:
+            loop = asyncio.get_running_loop()
+            for each in _SIGNALS:
+                loop.add_signal_handler(each, server.stop)
+            await server.run_on(sock)
+
+        try:
+            asyncio.run(run())
+        except StoreError as error:
+            click.echo(f"holdfast: {error}", err=True)
+            return UNAVAILABLE
     return 0
-
-
-async def _serve(server: Server, sock: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    for each in _SIGNALS:
-        loop.add_signal_handler(each, server.stop)
-    await server.serve([sock])

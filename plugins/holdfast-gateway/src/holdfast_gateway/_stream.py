@@ -31,7 +31,7 @@ from holdfast import (
     Stderr,
 )
 
-from ._hosting import MAX_WAITING, AlreadyAnswered, Gateway, Hosted, TooMuchWaits
+from ._hosting import MAX_WAITING, AlreadyAnswered, Gateway, Hosted, NotAllowed, TooMuchWaits
 from ._views import content, error_answer, event_view, notification, seen_by
 
 GOING_AWAY: Final = 1001
@@ -44,7 +44,8 @@ TOO_MANY: Final = 4429
 PARSE_ERROR: Final = -32700
 INVALID_REQUEST: Final = -32600
 TOO_MUCH_WAITS: Final = -32003
-"""Beyond holdfast's own codes, which docs/protocol.md lists."""
+NOT_ALLOWED: Final = -32004
+"""As the one before, beyond holdfast's own codes, which docs/protocol.md lists."""
 
 _GOOD_BYES: Final = {
     GOING_AWAY: "the gateway stops",
@@ -175,6 +176,9 @@ class Stream:
             hint = "wait for its answers, or restart the session"
             id = self._hosted.id_of(data)
             await self._tell(error_answer(id, TOO_MUCH_WAITS, text, hint))
+        except NotAllowed as error:
+            hint = "delete this session, or ask who runs this gateway"
+            await self._tell(error_answer(self._hosted.id_of(data), NOT_ALLOWED, str(error), hint))
         except SessionClosed:
             pass  # the stream's end says so
 

@@ -29,24 +29,25 @@ encode = msgspec.json.Encoder().encode
 def session_view(hosted: Hosted) -> dict[str, Any]:
     """A session: its status fields, flat, and what it is."""
     session = hosted.session
+    spec = session.spec
     return {
         "id": session.id,
         **session.status.to_dict(),
-        "target": hosted.target,
-        "command": list(session.command.argv),
-        "dialect": session.dialect,
-        "cwd": session.command.cwd,
-        "env": sorted(session.command.env),
-        "name": hosted.name,
+        "target": spec.target,
+        "command": list(spec.command.argv),
+        "dialect": spec.dialect,
+        "cwd": spec.command.cwd,
+        "env": list(spec.env),
+        "name": spec.record.get("name"),
         "generation": session.generation,
-        "durability": "memory",
-        "durability_detail": "no store is attached",
+        "durability": session.durability,
+        "durability_detail": session.durability_detail,
         "is_busy": session.is_busy,
         "in_flight": len(session.in_flight),
         "last_seq": session.last_seq,
         "first_seq": session.first_seq,
         "demo": hosted.demo,
-        "created_at": hosted.created_at,
+        "created_at": spec.created_at,
     }
 
 
