@@ -23,6 +23,7 @@ from holdfast import StoreError
 from ._app import create_app
 from ._hosting import MAX_MESSAGE, Gateway, Settings
 from ._runtime import Running, UnsafeDirectory, announced, opener
+from ._security import Guard
 
 _log = logging.getLogger("holdfast.gateway")
 
@@ -46,7 +47,7 @@ def configured(
 ) -> uvicorn.Config:
     """uvicorn's configuration for a gateway."""
     return uvicorn.Config(
-        create_app(gateway),
+        Guard(create_app(gateway), gateway.settings),
         http="h11",
         ws="websockets-sansio",
         ws_max_size=MAX_MESSAGE,
