@@ -137,9 +137,10 @@ class Track:
             if isinstance(got, Lagged):
                 if events:
                     break
-                self.caught_up = False
                 self.gap = f"events {cursor + 1} to {got.resume_from - 1} are not kept"
-                _log.warning("session %s: %s: the store did not take them", self.id, self.gap)
+                if self.caught_up:  # once, however far it falls behind
+                    _log.warning("session %s: %s: the store is too slow", self.id, self.gap)
+                self.caught_up = False
                 cursor, last_status, open = got.resume_from - 1, status, dict.fromkeys(in_flight)
                 continue
             if not got:
