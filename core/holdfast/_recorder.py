@@ -48,9 +48,9 @@ _FAREWELL: Final = 5.0
 """Seconds for the last writes, and as many for closing the store, when a manager is left."""
 
 SKIP: Final = 1_000_000
-"""How many seqs are left out after a program that ended without a word. It may have shown events
-that it had not stored, and their seqs must not be given out again. More than a journal of the
-default size retains, hence more than a store that works can be behind."""
+"""How many seqs are left out after a program that ended without a word, if the store does not know
+what was shown: events that it lacks may have been, and their seqs must not be given out again. More
+than a journal of the default size retains, hence more than a store that works can be behind."""
 
 _REQUEST: Final = Kind.REQUEST
 _ANSWER: Final = Kind.ANSWER
@@ -79,6 +79,7 @@ class Track:
         self.caught_up = True
         self.gap: str | None = None
         self._recorder = recorder
+        self._shown = recorder.store.shown
         self._spec = spec
         self._new = resumed is None
         self._journal = journal
@@ -92,6 +93,7 @@ class Track:
 
     def touch(self) -> None:
         """There is something to record."""
+        self._shown(self.id, self._journal.last_seq)
         if not self._waiting:
             self._waiting = True
             self._recorder.wake(self)
@@ -169,6 +171,7 @@ class Track:
         self._new = False
         self.stored, self._status, self._open = self._next
         self._journal.release(self.stored)
+        self._shown(self.id, self._journal.last_seq)  # now that it is kept
         if self.stored == self._journal.last_seq:
             self.caught_up = True
         else:
