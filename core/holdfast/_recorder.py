@@ -246,11 +246,12 @@ class Recorder:
 
     async def catch_up(self) -> bool:
         """Write all that there is now; say whether it could be written."""
-        while self._waiting:
-            await self.write()
+        while True:
+            await self.write()  # waits for one that is under way, too
             if self.failure is not None:
                 return False
-        return True
+            if not self._waiting:
+                return True
 
     def add(self, track: Track) -> None:
         """Record a session from now on."""
@@ -351,7 +352,6 @@ class Recorder:
         self._leaving = True
         self._work.ring()
         with anyio.move_on_after(_FAREWELL, shield=True):
-            await self.write()
             await self.catch_up()
             async with self._turn:
                 last = [entry for each in self._tracks.values() if (entry := each.farewell())]

@@ -1,7 +1,8 @@
 """A program that runs sessions on a log, tells what it has seen, and waits to be killed.
 
-Usage: program.py DIRECTORY LOOP PLACE, with the place to note what was shown. It restores what there is, starts session ``s`` if it is new, and
-prints a JSON line for each event: its seq, and how far the store is.
+Usage: program.py DIRECTORY LOOP PLACE, with the place to note what was shown. It restores what
+there is, starts session ``s`` if it is new, and prints JSON lines as events come: the seq of the
+latest, and how far the store is.
 """
 
 from __future__ import annotations
