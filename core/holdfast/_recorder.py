@@ -30,16 +30,19 @@ _GROUP: Final = 4096
 _GROUP_BYTES: Final = 8 * 1024 * 1024
 """Bytes in one write, which are held beside the journals' own while it lasts."""
 
-_PIECE: Final = 1024
+_PIECE: Final = 2048
 """Events of one session in one write, so that a loud one does not keep the others waiting."""
 
-BACKLOG_BYTES: Final = 16 * 1024 * 1024
+BACKLOG_BYTES: Final = 32 * 1024 * 1024
 """What a session's journal may hold beyond its own limit for a store that is behind or fails: for
 a burst, and for some seconds of a full disk. Beyond that, the oldest events give way."""
 
 _LINGER: Final = 0.005
 """Seconds from one write to the next, so that events which come one by one share a commit and the
 event loop has few of its turns taken; so long may an event that was shown not be safe yet."""
+
+_ENOUGH: Final = 256
+"""Events in a write after which the next one follows at once: there is no need to wait for more."""
 
 _RETRY: Final = 1.0
 """Seconds until a store that failed is tried again: space comes back when somebody makes some."""
@@ -271,16 +274,18 @@ class Recorder:
                 await self._work.wait()
                 continue
             await self.write()
+            count = await self.write()
             if self.failure is not None:
                 await anyio.sleep(_RETRY)
-            else:
+            elif count < _ENOUGH:
                 await anyio.sleep(_LINGER)
 
-    async def write(self) -> None:
-        """One write, of what has come since the last one."""
+    async def write(self) -> int:
+        """One write, of what has come since the last one; gives the number of events."""
         async with self._turn:
             taken: list[Track] = []
             done = False
+            entries: list[StoreEntry] = []
             try:
                 if not self._opened:
                     await self.store.open()
@@ -304,6 +309,7 @@ class Recorder:
             if done and self.failure is not None:
                 self.failure = None
                 _log.warning("events are stored again")
+            return sum(len(entry.events) for entry in entries)
 
     def _take(self, taken: list[Track]) -> list[StoreEntry]:
         entries: list[StoreEntry] = []

@@ -87,6 +87,17 @@ _PATIENCE: Final = 2.0
 _WAL_BYTES: Final = 16 * 1024 * 1024
 """To this size the write-ahead log is cut once its content is in the database."""
 
+_MANY: Final = 64
+"""Rows in one statement. Each step of a statement gives the interpreter's lock away, and must get it
+back; with many rows in one, half as much again to twice as many go in beside a busy event loop."""
+
+
+def _insert(rows: int) -> str:
+    return "INSERT OR IGNORE INTO events VALUES " + ", ".join(["(?, ?, ?, ?)"] * rows)
+
+
+_INSERT_MANY: Final = _insert(_MANY)
+
 _DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 _T = TypeVar("_T")
@@ -379,15 +390,19 @@ class SQLiteStore(Store):
             assert number is not None
             kept = Kept(number)
         low, _ = kept.keys
-        rows = []
+        values: list[object] = []
         size = 0
         for event in entry.events:
             text, data = pack_event(event)
             size += len(text) + OVERHEAD
             if data is not None:
                 size += len(data)
-            rows.append((low + event.seq, at, text, data))
-        writer.executemany("INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?)", rows)
+            values += (low + event.seq, at, text, data)
+        for start in range(0, len(values), _MANY * 4):
+            part = values[start : start + _MANY * 4]
+            writer.execute(
+                _INSERT_MANY if len(part) == _MANY * 4 else _insert(len(part) // 4), part
+            )
         writer.execute(
             "UPDATE sessions SET head = ?, clean = ?, size = size + ? WHERE number = ?",
             (entry.head.pack(), entry.head.clean, size, kept.number),

@@ -27,6 +27,7 @@ from holdfast import (
     Sent,
     SessionManager,
     State,
+    WorkerNotStarted,
 )
 from holdfast_gateway._sqlite import SQLiteStore
 
@@ -155,3 +156,28 @@ async def run_and_kill(data: Path, backend: str, shown: Path, lines: int) -> tup
         await program.wait()
     shown, stored = json.loads(told[: told.rindex(b"\n")].splitlines()[-1])
     return shown, stored
+
+
+async def test_values_of_environment_variables_are_nowhere(tmp_path: Path) -> None:
+    """No file of the log holds one; a session that had it names it, and does not start."""
+    data = tmp_path / "data"
+    command = ["sh", "-c", 'test "${#SECRET}" = 11 && exec cat']
+    async with SessionManager(store=SQLiteStore(data)) as manager:
+        session = await manager.start("local:", command, env={"SECRET": "canary-4711"})
+        await session.send({"method": "x"})
+        async with session.subscribe() as events:
+            while not isinstance(await anext(events), Line):
+                pass
+        await stored(session)
+        assert holders(data, b"SECRET")
+        assert not holders(data, b"canary-4711")
+    assert not holders(data, b"canary-4711")
+    async with SessionManager(store=SQLiteStore(data)) as manager:
+        (again,) = await manager.restore()
+        assert again.spec.env == ("SECRET",)
+        with pytest.raises(WorkerNotStarted, match="SECRET"):
+            await again.start()
+
+
+def holders(data: Path, what: bytes) -> list[str]:
+    return [each.name for each in data.iterdir() if what in each.read_bytes()]
