@@ -88,8 +88,8 @@ _WAL_BYTES: Final = 16 * 1024 * 1024
 """To this size the write-ahead log is cut once its content is in the database."""
 
 _MANY: Final = 64
-"""Rows in one statement. Each step of a statement gives the interpreter's lock away, and must get it
-back; with many rows in one, half as much again to twice as many go in beside a busy event loop."""
+"""Rows in one statement. Each step of one gives the interpreter's lock away, and must get it back
+again; with many rows in one, half as much again to twice as many go in beside a busy loop."""
 
 
 def _insert(rows: int) -> str:
