@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+import os
+import re
+import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -28,15 +33,17 @@ DEADLINE = 20.0
 """Seconds after which an awaited message is held not to come."""
 
 
-class Serving:
-    """A gateway that runs, as a test sees it."""
+_NAMES = itertools.count(1)
 
-    def __init__(self, gateway: Gateway, port: int) -> None:
-        self.gateway = gateway
+
+class Address:
+    """A gateway that runs, as its clients see it."""
+
+    def __init__(self, port: int, token: str) -> None:
         self.port = port
         self.host = f"127.0.0.1:{port}"
         self.url = f"http://{self.host}"
-        self.token = gateway.settings.token
+        self.token = token
 
     def http(self, **options: Any) -> httpx.AsyncClient:
         """An HTTP client that has the token."""
@@ -57,21 +64,23 @@ class Serving:
 
     @asynccontextmanager
     async def stream(self, session_id: str, **query: Any) -> AsyncIterator[Client]:
-        """A WebSocket on a session."""
+        """A WebSocket on a session; ``client`` is its name, by default a new one."""
+        query.setdefault("client", f"c{next(_NAMES)}")
         query_text = "&".join(f"{name}={value}" for name, value in query.items())
         url = f"ws://{self.host}/api/sessions/{session_id}/stream?{query_text}"
         headers = {"Authorization": f"Bearer {self.token}"}
         async with connect(
             url, additional_headers=headers, proxy=None, max_size=None, close_timeout=5
         ) as socket:
-            yield Client(socket)
+            yield Client(socket, query["client"])
 
 
 class Client:
     """One WebSocket and what came on it."""
 
-    def __init__(self, socket: ClientConnection) -> None:
+    def __init__(self, socket: ClientConnection, name: str) -> None:
         self.socket = socket
+        self.name = name
         self.seen: list[dict[str, Any]] = []
 
     async def send(self, message: dict[str, Any] | str) -> None:
@@ -121,6 +130,68 @@ class Client:
                 return closed.rcvd.code if closed.rcvd is not None else 1006
 
 
+class Serving(Address):
+    """A gateway in a thread of this process."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        super().__init__(gateway.settings.port, gateway.settings.token)
+        self.gateway = gateway
+
+
+class Program(Address):
+    """``holdfast serve`` in a process of its own."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int, token: str) -> None:
+        super().__init__(port, token)
+        self.process = process
+        self.pid = process.pid
+
+    def memory(self) -> int:
+        """The most memory that it has taken so far, in bytes."""
+        text = Path(f"/proc/{self.pid}/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+) kB", text)[1]) * 1024
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
+        """Stop it; gives its exit code, and all that it wrote."""
+        self.process.send_signal(how)
+        stdout, stderr = self.process.communicate(timeout=60)
+        return self.process.returncode, stdout + stderr
+
+
+def arguments(folder: Path, *options: str) -> list[str]:
+    """The command line of a gateway that keeps its data in a folder."""
+    return [sys.executable, "-m", "holdfast", "serve", "--data", str(folder / "data"), *options]
+
+
+def environment(folder: Path, **more: str) -> dict[str, str]:
+    """Our environment, and a runtime directory in a folder."""
+    runtime = folder / "run"
+    runtime.mkdir(exist_ok=True)
+    return {**os.environ, "XDG_RUNTIME_DIR": str(runtime), **more}
+
+
+@contextmanager
+def program(folder: Path, *options: str, **env: str) -> Iterator[Program]:
+    """Run ``holdfast serve`` with a token of its own; it is killed at the end if it still runs."""
+    process = subprocess.Popen(
+        arguments(folder, *(options or ("--port", "0"))),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(folder, HOLDFAST_TOKEN=TOKEN, **env),
+    )
+    try:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        found = re.search(r":(\d+)/", said)
+        assert found is not None, said + process.communicate(timeout=DEADLINE)[1]
+        yield Program(process, int(found[1]), TOKEN)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
 @contextmanager
 def serving(**options: Any) -> Iterator[Serving]:
     """Serve a gateway in a thread of its own, until the end of the block."""
@@ -129,11 +200,11 @@ def serving(**options: Any) -> Iterator[Serving]:
     gateway = Gateway(settings)
     started = threading.Event()
     server = Server(configured(gateway), gateway, started.set)
-    thread = threading.Thread(target=asyncio.run, args=(server.serve([sock]),))
+    thread = threading.Thread(target=asyncio.run, args=(server.run_on(sock),))
     thread.start()
     try:
         assert started.wait(DEADLINE), "the server did not start"
-        yield Serving(gateway, settings.port)
+        yield Serving(gateway)
     finally:
         server.stop()
         thread.join(30)

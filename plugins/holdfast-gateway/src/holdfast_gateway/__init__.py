@@ -6,11 +6,12 @@ server: ``holdfast --help`` loads it, too.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from holdfast import hookimpl
+from holdfast import Store, StoreSpec, hookimpl
 
-__all__ = ["holdfast_commands"]
+__all__ = ["holdfast_commands", "holdfast_store"]
 
 
 @hookimpl
@@ -21,3 +22,25 @@ def holdfast_commands(cli: Any) -> None:
 
     for command in (serve, ls, logs, attach, stop):
         cli.add_command(command)
+
+
+@hookimpl
+def holdfast_store() -> Sequence[StoreSpec]:
+    """The event log in SQLite."""
+    return [
+        StoreSpec(
+            "sqlite",
+            _sqlite,
+            "sessions and events in one SQLite file",
+            "sqlite:/var/lib/holdfast",
+        )
+    ]
+
+
+def _sqlite(url: str) -> Store:
+    from ._sqlite import SQLiteStore
+
+    directory = url.removeprefix("sqlite:")
+    if not directory:
+        raise ValueError("sqlite: needs a directory, such as sqlite:/var/lib/holdfast")
+    return SQLiteStore(directory)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -16,31 +14,25 @@ from ._clients import NAME
 from ._hosting import Gateway
 from ._problems import Problem, install
 from ._rest import router
-from ._security import SUBPROTOCOL, Guard
+from ._security import SUBPROTOCOL
 from ._stream import FORGOTTEN, Stream
 
 PAGE: Final = Path(__file__).with_name("page")
 
 
 def create_app(gateway: Gateway) -> FastAPI:
-    """The ASGI application of a gateway, whose sessions live as long as its lifespan."""
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with gateway.running():
-            yield
-
+    """The routes of a gateway that runs; whoever serves them puts the guard before them."""
     app = FastAPI(
         title="holdfast gateway",
         description="Sessions of line-JSON workers; streams and messages: see docs/gateway.md.",
-        lifespan=lifespan,
         openapi_url="/api/openapi.json",
         docs_url=None,  # they load scripts of others
         redoc_url=None,
         redirect_slashes=False,
+        # Spans would carry URLs, and so tokens, to wherever the environment says.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.gateway = gateway
-    app.add_middleware(Guard, settings=gateway.settings)
     install(app)
     app.include_router(router)
     _add_stream(app, gateway)
@@ -80,11 +72,12 @@ def _add_stream(app: FastAPI, gateway: Gateway) -> None:
 
 
 def _add_page(app: FastAPI) -> None:
+    if not PAGE.is_dir():
+        return  # REST and streams work without it
+
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
         """The page."""
-        if not (PAGE / "index.html").is_file():
-            raise Problem(404, "this build has no page", "use REST: see docs/gateway.md")
-        return FileResponse(PAGE / "index.html", headers={"cache-control": "no-cache"})
+        return FileResponse(PAGE / "index.html")
 
-    app.mount("/static", StaticFiles(directory=PAGE, check_dir=False), "static")
+    app.mount("/static", StaticFiles(directory=PAGE), "static")

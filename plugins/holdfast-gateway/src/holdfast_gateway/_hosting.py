@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,6 +14,7 @@ import msgspec
 
 from holdfast import (
     Dialect,
+    Durability,
     Event,
     HoldfastError,
     InvalidMessage,
@@ -24,11 +24,14 @@ from holdfast import (
     Receipt,
     Registry,
     RequestId,
+    RestartSummary,
     Sent,
     Session,
+    SessionBusy,
     SessionClosed,
     SessionManager,
     State,
+    Store,
     TransportError,
     demo,
 )
@@ -100,17 +103,27 @@ class TooMuchWaits(Exception):
     """A client sent more than its worker takes."""
 
 
+class NotAllowed(Exception):
+    """A session's worker may not be started any more."""
+
+
 class Hosted:
-    """One session, and its clients."""
+    """One session, and its clients.
+
+    Args:
+        session: The session.
+        dialect: Its dialect.
+        metrics: Where its figures go.
+        barred: Why its worker may not be started: it was allowed once, by another gateway.
+    """
 
     def __init__(
-        self, session: Session, target: str, dialect: Dialect, name: str | None, metrics: Metrics
+        self, session: Session, dialect: Dialect, metrics: Metrics, *, barred: str | None = None
     ) -> None:
+        spec = session.spec
         self.session = session
-        self.target = target
-        self.name = name
-        self.created_at = dt.datetime.now(dt.UTC)
-        self.demo = target == "local:" and session.command.argv == demo.WORKER
+        self.barred = barred
+        self.demo = spec.target == "local:" and spec.command.argv == demo.WORKER
         self.ledger = Ledger(session, metrics, reads_pid=self.demo)
         self.streams: set[Stream] = set()
         self.starting = False
@@ -124,11 +137,14 @@ class Hosted:
         the order in which their tasks were started.
 
         Raises:
+            NotAllowed: This session's worker may not run.
             InvalidMessage: It is no message of this session's dialect.
             AlreadyAnswered: It answers what is answered already.
             TooMuchWaits: Too much of this client's waits for the worker already.
             SessionClosed: The session was deleted.
         """
+        if self.barred is not None:
+            raise NotAllowed(self.barred)
         waiting = self._waiting.get(client, 0)
         if waiting and waiting + len(data) > MAX_WAITING:
             raise TooMuchWaits
@@ -175,11 +191,17 @@ class Hosted:
 
 
 class Gateway:
-    """All that the routes share."""
+    """All that the routes share.
 
-    def __init__(self, settings: Settings, registry: Registry | None = None) -> None:
+    Args:
+        settings: What it is told.
+        store: Where sessions and their events are kept; without one, in memory alone.
+    """
+
+    def __init__(self, settings: Settings, store: Store | None = None) -> None:
         self.settings = settings
-        self.registry = registry if registry is not None else Registry()
+        self.store = store
+        self.registry = Registry()
         self.metrics = Metrics(self)
         self.hosted: dict[str, Hosted] = {}
         self.broken: Sequence[PluginError] = ()
@@ -189,14 +211,22 @@ class Gateway:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Hold the sessions; leaving it stops them all."""
+        """Hold the sessions, those of earlier gateways too; leaving it stops them all.
+
+        Raises:
+            StoreError: The store must not be used.
+        """
         self.broken = self.registry.load_all()
         for error in self.broken:
             _log.warning("%s", error)
         async with (
-            SessionManager(registry=self.registry, limits=LIMITS) as self._manager,
+            SessionManager(
+                registry=self.registry, limits=LIMITS, store=self.store
+            ) as self._manager,
             anyio.create_task_group() as self._tasks,
         ):
+            for session in await self._manager.restore():
+                self._host(session)
             yield
             self._tasks.cancel_scope.cancel()
 
@@ -205,6 +235,14 @@ class Gateway:
         """Where the sessions live."""
         assert self._manager is not None, "the gateway does not run"
         return self._manager
+
+    @property
+    def durability(self) -> Durability:
+        """Where events are safe, as far as that holds for every session."""
+        lists = (hosted.session.durability for hosted in self.hosted.values())
+        if self.store is None or Durability.MEMORY in lists:
+            return Durability.MEMORY
+        return Durability.DURABLE
 
     def spawn(self, task: Callable[..., Awaitable[Any]], *arguments: object) -> None:
         """Run something that no request waits for."""
@@ -251,11 +289,30 @@ class Gateway:
             )
         try:
             session = self.manager.create(
-                target, command, dialect=dialect, cwd=cwd, env=env, limits=limits
+                target,
+                command,
+                dialect=dialect,
+                cwd=cwd,
+                env=env,
+                limits=limits,
+                record={"name": name},
             )
         except (HoldfastError, ValueError, TypeError) as error:
             raise Problem(422, str(error), "GET /api/transports says what works here") from error
-        hosted = Hosted(session, target, self.registry.dialect(dialect), name, self.metrics)
+        return self._host(session)
+
+    def _host(self, session: Session) -> Hosted:
+        spec = session.spec
+        barred = None
+        try:
+            self.settings.policy.check(spec.target or "", spec.command.argv, spec.env)
+        except Problem as problem:
+            barred = problem.detail
+        try:
+            dialect = self.registry.dialect(spec.dialect)
+        except ValueError:  # its plugin is gone: the session says so when it should start
+            dialect = self.registry.dialect("lines")
+        hosted = Hosted(session, dialect, self.metrics, barred=barred)
         self.hosted[session.id] = hosted
         self.spawn(hosted.ledger.run)
         return hosted
@@ -271,7 +328,8 @@ class Gateway:
 
     def ensure_started(self, hosted: Hosted) -> None:
         """Start a stopped worker, once for all who ask; a failure is a status."""
-        if hosted.session.status.state is State.STOPPED and not hosted.starting:
+        stopped = hosted.session.status.state is State.STOPPED
+        if stopped and not hosted.starting and hosted.barred is None:
             hosted.starting = True
             self.spawn(self._start, hosted)
 
@@ -280,6 +338,29 @@ class Gateway:
             await start(hosted)
         finally:
             hosted.starting = False
+
+    async def restart_all(self, *, force: bool) -> RestartSummary:
+        """Restart every session that may run."""
+        barred = [hosted.session.id for hosted in self.hosted.values() if hosted.barred]
+        if not barred:
+            return await self.manager.restart_all(force=force)
+        outcome: dict[str, list[str]] = {"restarted": [], "skipped_busy": [], "failed": barred}
+
+        async def restart(session: Session) -> None:
+            try:
+                await session.restart(force=force)
+            except SessionBusy:
+                outcome["skipped_busy"].append(session.id)
+            except (HoldfastError, OSError):
+                outcome["failed"].append(session.id)
+            else:
+                outcome["restarted"].append(session.id)
+
+        async with anyio.create_task_group() as restarts:
+            for hosted in self.hosted.values():
+                if not hosted.barred:
+                    restarts.start_soon(restart, hosted.session)
+        return RestartSummary(*(tuple(ids) for ids in outcome.values()))
 
     async def close_streams(self) -> None:
         """Tell every client that the gateway goes away."""

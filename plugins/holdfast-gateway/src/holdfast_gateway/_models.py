@@ -146,6 +146,7 @@ class Health(BaseModel):
     status: str
     version: str
     sessions: int
+    durability: str
 
 
 class Problem(BaseModel):

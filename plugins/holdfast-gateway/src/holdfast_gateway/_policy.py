@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 
@@ -25,7 +25,7 @@ class Policy(msgspec.Struct, frozen=True):
     targets: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
 
-    def allows(self, target: str, command: Sequence[str], env: Mapping[str, str]) -> bool:
+    def allows(self, target: str, command: Sequence[str], env: Collection[str]) -> bool:
         """Whether this may be started."""
         try:
             self.check(target, command, env)
@@ -33,7 +33,7 @@ class Policy(msgspec.Struct, frozen=True):
             return False
         return True
 
-    def check(self, target: str, command: Sequence[str], env: Mapping[str, str]) -> None:
+    def check(self, target: str, command: Sequence[str], env: Collection[str]) -> None:
         """Refuse what may not be started.
 
         Raises:

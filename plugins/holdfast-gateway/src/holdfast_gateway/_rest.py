@@ -32,15 +32,18 @@ from ._hosting import (
     AlreadyAnswered,
     Gateway,
     Hosted,
+    NotAllowed,
     TooMuchWaits,
     start,
 )
 from ._problems import Problem
-from ._stream import PARSE_ERROR
-from ._views import encode, event_view, seen_by, session_view
+from ._views import encode, event_view, fault, seen_by, session_view
 
 _DELIVERY_WAIT: Final = 10.0
 """Seconds to wait for a message to be written before its delivery is said to be unknown."""
+
+_BATCH: Final = 64
+"""Events to read at once."""
 
 _EVENTS_BYTES: Final = 8 * 1024 * 1024
 """Bytes of events after which an answer ends, whatever its ``limit``."""
@@ -122,7 +125,7 @@ async def list_sessions(gateway: GatewayOf) -> Response:
 @router.post("/api/sessions/restart", response_model=models.RestartSummary)
 async def restart_all(gateway: GatewayOf, force: Force = False) -> Response:
     """Restart every session, except those that are answering a request."""
-    return json_response(await gateway.manager.restart_all(force=force))
+    return json_response(await gateway.restart_all(force=force))
 
 
 @router.get("/api/sessions/{session_id}", response_model=models.Session)
@@ -145,6 +148,8 @@ async def delete_session(hosted: HostedOf, gateway: GatewayOf) -> Response:
 )
 async def restart_session(hosted: HostedOf, force: Force = False) -> Response:
     """Stop the worker and start a new one; a failure is a state."""
+    if hosted.barred is not None:
+        raise _refusal(NotAllowed(hosted.barred), hosted)
     try:
         await hosted.session.restart(force=force)
     except SessionBusy as error:
@@ -199,20 +204,22 @@ async def read_events(
     last = hosted.session.last_seq
     cursor = min(after, last)
     size = 0
-    async with hosted.session.subscribe(after=cursor) as subscription:
-        while cursor < last and len(events) < limit and size < _EVENTS_BYTES:
-            event = await anext(subscription, None)
-            if event is None:  # the session was forgotten meanwhile
-                break
-            if isinstance(event, Lagged):
-                lagged = {"resume_from": event.resume_from}
-                cursor = event.resume_from - 1
-                continue
+    while cursor < last and len(events) < limit and size < _EVENTS_BYTES:
+        batch = await hosted.session.read(after=cursor, at_most=_BATCH)
+        if isinstance(batch, Lagged):
+            lagged = {"resume_from": batch.resume_from}
+            cursor = batch.resume_from - 1
+            continue
+        if not batch:  # the session was forgotten meanwhile
+            break
+        for event in batch:
             cursor = event.seq
             size += len(getattr(event, "data", b""))
             seen = seen_by(client, event)
             if seen is not None:
                 events.append(event_view(seen, hosted.sender(event)))
+            if len(events) == limit:
+                break
     return json_response(
         {
             "events": events,
@@ -256,7 +263,13 @@ async def send_message(
     async def send() -> None:
         try:
             outcome.append(await hosted.send(client, data))
-        except (InvalidMessage, AlreadyAnswered, TooMuchWaits, SessionClosed) as error:
+        except (
+            InvalidMessage,
+            AlreadyAnswered,
+            NotAllowed,
+            TooMuchWaits,
+            SessionClosed,
+        ) as error:
             outcome.append(error)
         finally:
             done.set()
@@ -266,20 +279,23 @@ async def send_message(
         await done.wait()
     result = outcome[0] if outcome else None
     if isinstance(result, Exception):
-        raise _refusal(result, hosted) from result
+        raise _refusal(result, hosted, data) from result
     delivery = result.delivery if result is not None else Delivery.UNKNOWN
     status = result.status if result is not None else hosted.session.status
     id = result.id if result is not None else hosted.id_of(data)
     return json_response({"delivery": delivery, "status": status.to_dict(), "id": id})
 
 
-def _refusal(error: Exception, hosted: Hosted) -> Problem:
+def _refusal(error: Exception, hosted: Hosted, data: bytes = b"") -> Problem:
     match error:
         case InvalidMessage():
             answer = {"jsonrpc": "2.0", "id": None}
-            fault = {"code": PARSE_ERROR, "message": str(error)}
+            error_object = {"code": fault(data), "message": str(error)}
             hint = "send one JSON-RPC message on one line, with an id that is not in flight"
-            return Problem(400, str(error), hint, error={**answer, "error": fault})
+            return Problem(400, str(error), hint, error={**answer, "error": error_object})
+        case NotAllowed():
+            hint = "its events can be read; delete it, or ask who runs this gateway"
+            return Problem(403, str(error), hint)
         case AlreadyAnswered(client=client):
             who = f"client {client!r}" if client is not None else "nobody; its worker is gone"
             return Problem(409, f"this request of the worker was answered by {who}", "drop it")
@@ -355,7 +371,7 @@ async def list_transports(gateway: GatewayOf) -> Response:
             "transports": transports,
             "dialects": dialects,
             "broken": [str(error) for error in gateway.broken],
-            "demo": example if policy.allows("local:", demo.WORKER, {}) else None,
+            "demo": example if policy.allows("local:", demo.WORKER, ()) else None,
         }
     )
 
@@ -368,6 +384,7 @@ async def health(gateway: GatewayOf) -> Response:
             "status": "ok",
             "version": metadata.version("holdfast-gateway"),
             "sessions": len(gateway.hosted),
+            "durability": gateway.durability,
         }
     )
 

@@ -18,9 +18,12 @@ import click
 import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from holdfast import StoreError
+
 from ._app import create_app
-from ._hosting import MAX_MESSAGE, Gateway, Settings
+from ._hosting import MAX_MESSAGE, Gateway
 from ._runtime import Running, UnsafeDirectory, announced, opener
+from ._security import Guard
 
 _log = logging.getLogger("holdfast.gateway")
 
@@ -33,6 +36,9 @@ _PING_TIMEOUT: Final = 40.0
 _GRACE: Final = 3
 """Seconds for requests that are being answered when the gateway stops."""
 
+UNAVAILABLE: Final = 69
+"""The exit code where it cannot serve (``EX_UNAVAILABLE`` of sysexits.h)."""
+
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -41,7 +47,7 @@ def configured(
 ) -> uvicorn.Config:
     """uvicorn's configuration for a gateway."""
     return uvicorn.Config(
-        create_app(gateway),
+        Guard(create_app(gateway), gateway.settings),
         http="h11",
         ws="websockets-sansio",
         ws_max_size=MAX_MESSAGE,
@@ -51,6 +57,7 @@ def configured(
         log_config=None,
         log_level="warning",  # at "info" it logs the query of each WebSocket, and so tokens
         access_log=False,
+        lifespan="off",
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=_GRACE,
@@ -80,6 +87,15 @@ class Server(uvicorn.Server):
         """Leave signals to :func:`serve`: a stop that was asked for ends with exit code 0."""
         yield
 
+    async def run_on(self, sock: socket.socket) -> None:
+        """Serve on a socket until :meth:`stop`, and then stop the sessions.
+
+        Raises:
+            StoreError: The gateway's store must not be used.
+        """
+        async with self._gateway.running():
+            await self.serve([sock])
+
     def stop(self) -> None:
         """Begin to stop."""
         self.should_exit = True
@@ -103,7 +119,7 @@ class Server(uvicorn.Server):
 
 
 def serve(
-    settings: Settings,
+    gateway: Gateway,
     sock: socket.socket,
     certfile: str | None,
     keyfile: str | None,
@@ -112,8 +128,8 @@ def serve(
     prints_token: bool,
 ) -> int:
     """Serve until a signal comes; gives the exit code."""
+    settings = gateway.settings
     url = f"{'https' if settings.tls else 'http'}://{settings.hosts[0]}:{settings.port}/"
-    gateway = Gateway(settings)
     with ExitStack() as stack:
 
         def tell() -> None:
@@ -130,12 +146,16 @@ def serve(
                 threading.Thread(target=webbrowser.open, args=(page,), daemon=True).start()
 
         server = Server(configured(gateway, certfile, keyfile), gateway, tell)
-        asyncio.run(_serve(server, sock))
+
+        async def run() -> None:
+            loop = asyncio.get_running_loop()
+            for each in _SIGNALS:
+                loop.add_signal_handler(each, server.stop)
+            await server.run_on(sock)
+
+        try:
+            asyncio.run(run())
+        except StoreError as error:
+            click.echo(f"holdfast: {error}", err=True)
+            return UNAVAILABLE
     return 0
-
-
-async def _serve(server: Server, sock: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    for each in _SIGNALS:
-        loop.add_signal_handler(each, server.stop)
-    await server.serve([sock])

@@ -31,8 +31,8 @@ from holdfast import (
     Stderr,
 )
 
-from ._hosting import MAX_WAITING, AlreadyAnswered, Gateway, Hosted, TooMuchWaits
-from ._views import content, error_answer, event_view, notification, seen_by
+from ._hosting import MAX_WAITING, AlreadyAnswered, Gateway, Hosted, NotAllowed, TooMuchWaits
+from ._views import content, error_answer, event_view, fault, notification, seen_by
 
 GOING_AWAY: Final = 1001
 """The gateway stops (RFC 6455, section 7.4.1)."""
@@ -41,10 +41,9 @@ FORGOTTEN: Final = 4404
 TOO_MANY: Final = 4429
 """Too many clients stream this session."""
 
-PARSE_ERROR: Final = -32700
-INVALID_REQUEST: Final = -32600
 TOO_MUCH_WAITS: Final = -32003
-"""Beyond holdfast's own codes, which docs/protocol.md lists."""
+NOT_ALLOWED: Final = -32004
+"""As the one before, beyond holdfast's own codes, which docs/protocol.md lists."""
 
 _GOOD_BYES: Final = {
     GOING_AWAY: "the gateway stops",
@@ -166,8 +165,7 @@ class Stream:
             await self._hosted.send(self._client, data)
         except InvalidMessage as error:
             id = self._hosted.id_of(data)
-            code = PARSE_ERROR if id is None else INVALID_REQUEST
-            await self._tell(error_answer(id, code, str(error), "see docs/protocol.md"))
+            await self._tell(error_answer(id, fault(data), str(error), "see docs/protocol.md"))
         except AlreadyAnswered as error:
             await self._tell(_request_answered(self._hosted.id_of(data), error.client))
         except TooMuchWaits:
@@ -175,6 +173,9 @@ class Stream:
             hint = "wait for its answers, or restart the session"
             id = self._hosted.id_of(data)
             await self._tell(error_answer(id, TOO_MUCH_WAITS, text, hint))
+        except NotAllowed as error:
+            hint = "delete this session, or ask who runs this gateway"
+            await self._tell(error_answer(self._hosted.id_of(data), NOT_ALLOWED, str(error), hint))
         except SessionClosed:
             pass  # the stream's end says so
 

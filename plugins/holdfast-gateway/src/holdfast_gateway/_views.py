@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING, Any
+import json
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -23,30 +24,34 @@ from ._clients import given_back, with_id
 if TYPE_CHECKING:
     from ._hosting import Hosted
 
+PARSE_ERROR: Final = -32700
+INVALID_REQUEST: Final = -32600
+
 encode = msgspec.json.Encoder().encode
 
 
 def session_view(hosted: Hosted) -> dict[str, Any]:
     """A session: its status fields, flat, and what it is."""
     session = hosted.session
+    spec = session.spec
     return {
         "id": session.id,
         **session.status.to_dict(),
-        "target": hosted.target,
-        "command": list(session.command.argv),
-        "dialect": session.dialect,
-        "cwd": session.command.cwd,
-        "env": sorted(session.command.env),
-        "name": hosted.name,
+        "target": spec.target,
+        "command": list(spec.command.argv),
+        "dialect": spec.dialect,
+        "cwd": spec.command.cwd,
+        "env": list(spec.env),
+        "name": spec.record.get("name"),
         "generation": session.generation,
-        "durability": "memory",
-        "durability_detail": "no store is attached",
+        "durability": session.durability,
+        "durability_detail": session.durability_detail,
         "is_busy": session.is_busy,
         "in_flight": len(session.in_flight),
         "last_seq": session.last_seq,
         "first_seq": session.first_seq,
         "demo": hosted.demo,
-        "created_at": hosted.created_at,
+        "created_at": spec.created_at,
     }
 
 
@@ -117,6 +122,17 @@ def content(data: bytes, prefix: str = "") -> dict[str, str]:
 def notification(method: str, params: object, **more: object) -> str:
     """One of our own messages to a client."""
     return encode({"jsonrpc": "2.0", "method": method, **more, "params": params}).decode()
+
+
+def fault(data: bytes) -> int:
+    """The JSON-RPC error code for a message that is none: no JSON, or no use."""
+    try:
+        json.loads(data)
+    except RecursionError:
+        return INVALID_REQUEST
+    except ValueError:
+        return PARSE_ERROR
+    return INVALID_REQUEST
 
 
 def error_answer(id: RequestId | None, code: int, message: str, hint: str) -> str:
