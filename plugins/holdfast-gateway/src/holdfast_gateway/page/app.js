@@ -1,8 +1,8 @@
 // The page: where it is, what is shown there, and the keys.
 
 import { Problem, api, whenSignedOut } from "./api.js";
-import { openForm, startDemo } from "./create.js";
-import { $, h, setText, toast } from "./dom.js";
+import { openForm, startDemo, transports } from "./create.js";
+import { $, h, setText, svg, toast } from "./dom.js";
 import { SessionView } from "./session.js";
 import { Sidebar } from "./sidebar.js";
 import { duration } from "./text.js";
@@ -104,6 +104,7 @@ function drawPlace() {
 
 function welcome() {
   const demo = h("button", { class: "button primary large", id: "start-demo" }, "Start the demo");
+  transports().then((offer) => (demo.hidden = !offer.demo)).catch(() => {}); // the button meets it again
   demo.addEventListener("click", async () => {
     demo.disabled = true;
     try {
@@ -117,10 +118,23 @@ function welcome() {
   return h(
     "div",
     { class: "notice welcome" },
+    sketch(),
     h("h1", {}, "No sessions yet"),
     h("p", {}, "A session runs a worker, a program that reads and writes lines, here or on another machine, and tells you the truth about its state."),
     h("p", {}, "The demo is a small chat. Send it a prompt, kill it in the middle of its answer, and see what is said."),
     h("div", { class: "row" }, demo, h("button", { class: "button large", onclick: newSession }, "New session…")),
+  );
+}
+
+/** A small timeline: idle, at work, lost, at work again, idle. */
+function sketch() {
+  const bars = [[0, 60, 12, "idle"], [62, 34, 28, "busy"], [98, 52, 28, "error"], [152, 44, 28, "busy"], [198, 82, 12, "idle"]];
+  return svg(
+    "svg",
+    { class: "sketch", viewBox: "0 0 280 34", width: 280, height: 34, "aria-hidden": "true" },
+    bars.map(([x, width, height, state]) =>
+      svg("g", { "data-state": state }, svg("rect", { x, y: 31 - height, width, height, rx: 2 })),
+    ),
   );
 }
 

@@ -68,10 +68,7 @@ export class Feed {
       // A refused handshake tells a page nothing, so what may refuse it is asked for first.
       const session = await api.session(this.id);
       if (this._closed) return;
-      if (session.last_seq < this.cursor) {
-        this.cursor = 0;
-        this._handlers.reset();
-      }
+      if (session.last_seq < this.cursor) this._restarted();
       if (session.state === "stopped") await this._read(session);
       else this._open();
     } catch (error) {
@@ -81,6 +78,17 @@ export class Feed {
     } finally {
       this._connecting = false;
     }
+  }
+
+  /** The gateway's history is behind ours: it is another one, and what we know means nothing. */
+  _restarted() {
+    this.cursor = 0;
+    this._frames = [];
+    this._next = 0;
+    this._handlers.reset();
+    if (!this._socket) return;
+    this._socket.onmessage = null;
+    this._socket.close(); // and is taken up at 0
   }
 
   /** A stopped session's events, without starting it. */
@@ -178,7 +186,8 @@ export class Feed {
         break;
       } else if (method === "session_lagged") {
         this._hand(events.splice(0));
-        this._handlers.lagged(params.resume_from);
+        if (params.resume_from <= this.cursor) this._restarted();
+        else this._handlers.lagged(params.resume_from);
       }
       if (events.length % 64 === 0 && performance.now() > end) break;
     }

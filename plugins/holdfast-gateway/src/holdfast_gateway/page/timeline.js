@@ -46,7 +46,7 @@ export class Timeline {
         h("button", { "aria-pressed": String(span === Infinity), onclick: (e) => this._zoomTo(span, e.target) }, name),
       ),
     );
-    this.node = h("section", { class: "timeline", "aria-label": "Timeline" }, this._svg, this._zoom, this._tip);
+    this.node = h("section", { class: "timeline", "aria-label": "Timeline" }, this._zoom, this._svg, this._tip);
     this._listen();
     this._resized = new ResizeObserver(() => this.draw());
     this._resized.observe(this.node);
@@ -107,6 +107,8 @@ export class Timeline {
     const end = Math.max(Date.now() + skew, segments.length ? segments[segments.length - 1].from + 1 : 0);
     const first = segments.length ? segments[0].from : end - 60e3;
     const start = Math.max(first, end - this._span, end - 10 * 365 * 86400e3);
+    this._zoom.hidden = end - first < ZOOMS[ZOOMS.length - 1][1];
+    for (const [i, [, span]] of ZOOMS.entries()) this._zoom.children[i].hidden = span !== Infinity && span > end - first;
     const scale = (width - 2 * EDGE) / Math.max(end - start, 1000);
     const x = (time) => EDGE + (Math.max(time, start) - start) * scale;
 
@@ -125,14 +127,14 @@ export class Timeline {
     const { x0, x1, state, list } = bucket;
     const tall = TALL[state];
     const open = list[list.length - 1].to === null;
+    const wide = state === "error" && x1 - x0 > 16;
     return svg(
       "g",
-      { class: `bar ${open ? "open" : ""}`, "data-seq": bucket.seq, "data-state": state, tabindex: "-1", role: "img", "aria-label": spoken(bucket) },
+      { class: `bar ${open ? "open" : ""} ${wide ? "wide" : ""}`, "data-seq": bucket.seq, "data-state": state, tabindex: "-1", role: "img", "aria-label": spoken(bucket) },
       svg("rect", { class: "reach", x: x0, y: 10, width: Math.max(x1 - x0, NARROW), height: BASE - 8 }),
       svg("rect", { class: "fill", x: x0, y: BASE - tall, width: Math.max(x1 - x0 - 1, 2), height: tall, rx: 1.5 }),
-      state === "error" && x1 - x0 > 12
-        ? svg("path", { class: "cross", d: `M${x0 + 4} ${BASE - 23}l6 6m0 -6l-6 6` })
-        : null,
+      wide && svg("rect", { class: "edge", x: x0, y: BASE - tall, width: 3, height: tall }),
+      wide && svg("path", { class: "cross", d: `M${x0 + 8} ${BASE - 22}l6 6m0 -6l-6 6` }),
     );
   }
 

@@ -23,6 +23,7 @@ export class WindowedList {
     this._end = 0;
     this.following = true;
     scroller.addEventListener("scroll", () => this._scrolled(), { passive: true });
+    new ResizeObserver(() => this.shown()).observe(scroller);
   }
 
   /** Show other items, from their end. */
@@ -30,7 +31,8 @@ export class WindowedList {
     this.items = items;
     this._list.replaceChildren();
     this._views.clear();
-    this._start = this._end = items.length;
+    this._end = items.length;
+    this._start = Math.max(0, this._end - (MOST - STEP));
     this.following = true;
     this.sync();
   }
