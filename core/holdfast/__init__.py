@@ -15,6 +15,8 @@ from ._errors import (
     PluginLoadError,
     SessionBusy,
     SessionClosed,
+    StoreError,
+    StoreUnavailable,
     TransportBroken,
     TransportError,
     TransportUnavailable,
@@ -43,6 +45,17 @@ from ._manager import RestartSummary, SessionManager
 from ._registry import Registry, TransportSpec
 from ._session import Receipt, Session
 from ._status import Cause, Delivery, Exit, Fate, Reason, State, Status
+from ._store import (
+    Durability,
+    SessionHead,
+    SessionSpec,
+    Store,
+    StoredSession,
+    StoreEntry,
+    StoreSpec,
+    pack_event,
+    unpack_event,
+)
 from ._subscription import Subscription
 from ._target import Target
 from ._transport import Capability, Channel, Command, Signal, Transport
@@ -58,6 +71,7 @@ __all__ = [
     "Delivery",
     "Dialect",
     "DuplicateTransport",
+    "Durability",
     "Event",
     "Exit",
     "Fate",
@@ -84,12 +98,20 @@ __all__ = [
     "Session",
     "SessionBusy",
     "SessionClosed",
+    "SessionHead",
     "SessionManager",
+    "SessionSpec",
     "Signal",
     "State",
     "Status",
     "StatusChanged",
     "Stderr",
+    "Store",
+    "StoreEntry",
+    "StoreError",
+    "StoreSpec",
+    "StoreUnavailable",
+    "StoredSession",
     "Subscription",
     "Target",
     "Transport",
@@ -104,6 +126,8 @@ __all__ = [
     "WorkerNotStarted",
     "hookimpl",
     "hookspec",
+    "pack_event",
+    "unpack_event",
 ]
 
 

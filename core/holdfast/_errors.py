@@ -169,6 +169,14 @@ class UnknownSession(HoldfastError, KeyError):
         return str(self.args[0]) if self.args else ""
 
 
+class StoreError(HoldfastError):
+    """A store must not be used: another program has it, or it is not ours."""
+
+
+class StoreUnavailable(StoreError):
+    """A store cannot be written or read at present: sessions go on in memory meanwhile."""
+
+
 class InvalidMessage(HoldfastError, ValueError):
     """A message that cannot be sent: refused at the edge, nothing was written."""
 

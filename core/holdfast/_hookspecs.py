@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ._registry import TransportSpec
     from ._session import Session
     from ._status import Status
+    from ._store import StoreSpec
 
 PROJECT = "holdfast"
 
@@ -32,6 +33,11 @@ def holdfast_transports() -> Sequence[TransportSpec]:  # type: ignore[empty-body
 @hookspec
 def holdfast_dialects() -> Sequence[Dialect]:  # type: ignore[empty-body]
     """The dialects that this plugin brings."""
+
+
+@hookspec
+def holdfast_store() -> Sequence[StoreSpec]:  # type: ignore[empty-body]
+    """The stores that this plugin brings, for sessions and their events to outlive a program."""
 
 
 @hookspec

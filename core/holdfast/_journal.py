@@ -29,14 +29,18 @@ class Journal:
 
     Args:
         retained_bytes: How much memory the retained events may take.
+        backlog_bytes: How much more those may take that are not released yet.
+        last_seq: The seq after which to go on.
     """
 
-    def __init__(self, retained_bytes: int) -> None:
+    def __init__(self, retained_bytes: int, backlog_bytes: int = 0, last_seq: int = 0) -> None:
         self._retained_bytes = retained_bytes
+        self._most_bytes = retained_bytes + backlog_bytes
         self._events: list[Event] = []
         self._start = 0  # where in the list the retained events begin
         self._size = 0
-        self.last_seq: int = 0
+        self._released = last_seq
+        self.last_seq: int = last_seq
 
     @property
     def first_seq(self) -> int:
@@ -56,10 +60,25 @@ class Journal:
         if self._size > self._retained_bytes:
             self._trim()
 
+    def release(self, seq: int) -> None:
+        """The events up to ``seq`` are kept elsewhere, too."""
+        self._released = seq
+        if self._size > self._retained_bytes:
+            self._trim()
+
+    def skip(self, count: int) -> None:
+        """Leave out seqs. Only while nothing is retained."""
+        assert not self._events
+        self.last_seq += count
+
     def _trim(self) -> None:
         events, start = self._events, self._start
         last = len(events) - 1  # the newest event stays, whatever its size
-        while self._size > self._retained_bytes and start < last:
+        while (
+            self._size > self._retained_bytes
+            and start < last
+            and (self._size > self._most_bytes or events[start].seq <= self._released)
+        ):
             self._size -= _weight(events[start])
             events[start] = _DROPPED
             start += 1

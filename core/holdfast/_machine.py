@@ -54,6 +54,8 @@ class Move(StrEnum):
     RELEASED = auto()
     """The last such request was answered."""
     LOST = auto()
+    ABANDONED = auto()
+    """The program that ran the worker ended without a word; another one goes on."""
     FINISHED = auto()
     """The worker ended by itself, with exit code 0 and nothing in flight."""
     RESTARTING = auto()
@@ -70,6 +72,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Move, State]]] = {
     State.IDLE: {
         Move.OCCUPIED: State.BUSY,
         Move.LOST: State.ERROR,
+        Move.ABANDONED: State.ERROR,
         Move.FINISHED: State.STOPPED,
         Move.RESTARTING: State.RESTARTING,
         Move.STOPPED: State.STOPPED,
@@ -77,12 +80,14 @@ TRANSITIONS: Final[Mapping[State, Mapping[Move, State]]] = {
     State.BUSY: {
         Move.RELEASED: State.IDLE,
         Move.LOST: State.ERROR,
+        Move.ABANDONED: State.ERROR,
         Move.RESTARTING: State.RESTARTING,
         Move.STOPPED: State.STOPPED,
     },
     State.RESTARTING: {
         Move.STARTED: State.IDLE,
         Move.START_FAILED: State.ERROR,
+        Move.ABANDONED: State.ERROR,
         Move.RESTARTING: State.RESTARTING,
         Move.STOPPED: State.STOPPED,
     },
@@ -93,6 +98,9 @@ TRANSITIONS: Final[Mapping[State, Mapping[Move, State]]] = {
         Move.STOPPED: State.STOPPED,
     },
 }
+
+
+ABANDONED: Final = "the program that ran this session ended without stopping its worker"
 
 
 class Verdict(Enum):
@@ -157,6 +165,33 @@ class Machine:
     def is_in_flight(self, id: RequestId) -> bool:
         """Whether a request of this id is not answered yet."""
         return id in self._requests
+
+    # -- going on where another program was ---------------------------------------------------
+
+    def resume(
+        self, status: Status, last_seq: int, generation: int, in_flight: Iterable[RequestId]
+    ) -> list[Event]:
+        """Begin not anew but where an earlier program was. Comes before everything else.
+
+        What that program had sent and nobody answered is answered now. A worker that it left
+        running is out of reach: nobody holds its other end any more.
+        """
+        self.status, self.last_seq, self.generation = status, last_seq, generation
+        self._requests = {id: _Request(False, None, _UNKNOWN) for id in in_flight}
+        events: list[Event] = list(
+            self._answer_all(Reason.STDIN_BROKEN, ABANDONED, Cause.LINK_LOST)
+        )
+        if Move.ABANDONED in TRANSITIONS[status.state]:
+            events.append(
+                self._move(
+                    Move.ABANDONED,
+                    Reason.STDIN_BROKEN,
+                    ABANDONED,
+                    cause=Cause.LINK_LOST,
+                    worker=Fate.MAYBE_ALIVE,
+                )
+            )
+        return events
 
     # -- a worker's life ---------------------------------------------------------------------
 

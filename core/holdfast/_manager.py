@@ -15,8 +15,11 @@ from ._deadlines import Deadlines
 from ._dialect import Dialect
 from ._errors import HoldfastError, SessionBusy, SessionClosed, UnknownSession
 from ._limits import Limits
+from ._recorder import SKIP, Recorder
 from ._registry import Registry
+from ._resume import Refusing, describe, dialect_of, obstacle
 from ._session import Session
+from ._store import SessionHead, SessionSpec, Store, StoredSession
 from ._transport import Command, Transport
 
 _SLACK = 15.0
@@ -40,24 +43,39 @@ class SessionManager:
     Args:
         registry: Where transports and dialects come from; default: the installed plugins.
         limits: The bounds of sessions that are given none of their own.
+        store: Where sessions and their events outlive this program; default: nowhere. The manager
+            opens it, and closes it when it is left.
     """
 
-    def __init__(self, *, registry: Registry | None = None, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        registry: Registry | None = None,
+        limits: Limits | None = None,
+        store: Store | None = None,
+    ) -> None:
         self._registry = registry if registry is not None else Registry()
         self._limits = limits if limits is not None else Limits()
         self._sessions: dict[str, Session] = {}
         self._transports: dict[str, Transport] = {}
         self._tasks: anyio.abc.TaskGroup | None = None
         self._scopes: set[CancelScope] = set()
+        self._store = store
+        self._recorder: Recorder | None = None
         self.sessions: Mapping[str, Session] = MappingProxyType(self._sessions)
 
     async def __aenter__(self) -> Self:
         if self._tasks is not None:
             raise RuntimeError("this SessionManager is entered already")
+        if self._store is not None:
+            self._recorder = Recorder(self._store)
+            await self._recorder.open()
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         self._deadlines = Deadlines()
         self._spawn(self._deadlines.run)
+        if self._recorder is not None:
+            self._spawn(self._recorder.run)
         return self
 
     async def __aexit__(
@@ -78,6 +96,8 @@ class SessionManager:
                     await self.stop_all()
                 for session in self._sessions.values():
                     session._close()
+                if self._recorder is not None:
+                    await self._recorder.close()
         finally:
             self._tasks = None
             tasks.cancel_scope.cancel()
@@ -117,6 +137,7 @@ class SessionManager:
         cwd: str | None = None,
         env: Mapping[str, str] | None = None,
         limits: Limits | None = None,
+        record: Mapping[str, Any] | None = None,
     ) -> Session:
         """A new session, listed and ``stopped``.
 
@@ -131,12 +152,14 @@ class SessionManager:
             cwd: The directory to run in.
             env: Environment variables to add.
             limits: Its bounds; by default the manager's.
+            record: What the application keeps with the session, as JSON has it; it is found again
+                in ``session.spec.record``, also after :meth:`restore`.
 
         Raises:
             InvalidTarget: The target cannot be read.
             UnknownTransport: Nobody provides its scheme.
             PluginLoadError: Its plugin is broken.
-            ValueError: The id is taken, or the command or the dialect is no such thing.
+            ValueError: The id is taken, or the command, the dialect or the record is no such thing.
         """
         if self._tasks is None:
             raise SessionClosed("this SessionManager is not entered: use `async with`")
@@ -144,18 +167,78 @@ class SessionManager:
             session_id = os.urandom(8).hex()
         elif session_id in self._sessions:
             raise ValueError(f"session id {session_id!r} is taken; forget that session first")
+        made = _command(command, cwd, env)
+        spoken = self._registry.dialect(dialect) if isinstance(dialect, str) else dialect
+        bounds = limits if limits is not None else self._limits
+        spec = describe(session_id, target, made, spoken, bounds, record)
+        transport = self._transport(target) if isinstance(target, str) else target
+        return self._list(spec, transport, made, spoken)
+
+    def _list(
+        self,
+        spec: SessionSpec,
+        transport: Transport,
+        command: Command,
+        dialect: Dialect,
+        resumed: SessionHead | None = None,
+    ) -> Session:
         session = Session(
-            session_id,
-            self._transport(target) if isinstance(target, str) else target,
-            _command(command, cwd, env),
-            self._registry.dialect(dialect) if isinstance(dialect, str) else dialect,
-            limits if limits is not None else self._limits,
+            spec,
+            transport,
+            command,
+            dialect,
             spawn=self._spawn,
             observe=self._registry.observe,
             deadlines=self._deadlines,
+            recorder=self._recorder,
+            resumed=resumed,
         )
-        self._sessions[session_id] = session
+        self._sessions[spec.id] = session
         return session
+
+    async def restore(self) -> list[Session]:
+        """List the sessions again that the store has; call it once, before others are created.
+
+        They go on where they were, with their seq and generation; no worker is started. Where a
+        program ended without stopping a worker, requests that nobody answered are answered now,
+        and the session is in ``error`` / ``stdin_broken``, its worker ``maybe_alive``.
+
+        Values of environment variables are not kept. A session that had any refuses to start a
+        worker, and names them; so does one whose transport or dialect cannot be had again.
+
+        Returns:
+            The sessions; none without a store, or if it cannot be read at present.
+        """
+        if self._tasks is None:
+            raise SessionClosed("this SessionManager is not entered: use `async with`")
+        if self._recorder is None:
+            return []
+        resumed = [
+            self._resume(stored)
+            for stored in await self._recorder.sessions()
+            if stored.spec.id not in self._sessions
+        ]
+        if not await self._recorder.catch_up():
+            # The store still says that these were left properly, so they must count from elsewhere.
+            for session in resumed:
+                session._skip(SKIP)
+        return resumed
+
+    def _resume(self, stored: StoredSession) -> Session:
+        spec, head = stored.spec, stored.head
+        dialect, missing = dialect_of(spec, self._registry)
+        why = obstacle(spec) or missing
+        transport: Transport | None = None
+        if why is None and spec.target is not None:
+            try:
+                transport = self._transport(spec.target)
+            except (HoldfastError, ValueError) as error:
+                why = f"its transport cannot be had again: {error}"
+        if transport is None:
+            transport = Refusing(why or "")
+        if not head.clean:
+            head = msgspec.structs.replace(head, last_seq=head.last_seq + SKIP)
+        return self._list(spec, transport, spec.command, dialect, head)
 
     def _transport(self, target: str) -> Transport:
         if target not in self._transports:
@@ -192,6 +275,7 @@ class SessionManager:
         cwd: str | None = None,
         env: Mapping[str, str] | None = None,
         limits: Limits | None = None,
+        record: Mapping[str, Any] | None = None,
     ) -> Session:
         """:meth:`create` a session and start its worker.
 
@@ -214,6 +298,7 @@ class SessionManager:
             cwd=cwd,
             env=env,
             limits=limits,
+            record=record,
         )
         await session.start()
         return session
@@ -263,7 +348,7 @@ class SessionManager:
                 stops.start_soon(session.stop)
 
     async def forget(self, session_id: str) -> None:
-        """Stop a session and drop it with its journal; its subscriptions end.
+        """Stop a session and drop it with its journal, also from the store; subscriptions end.
 
         Raises:
             UnknownSession: There is none of this id.
@@ -273,6 +358,8 @@ class SessionManager:
         await session.stop()
         session._close()
         self._sessions.pop(session_id, None)
+        if self._recorder is not None and session._track is not None:
+            await self._recorder.forget(session._track)
 
 
 def _command(

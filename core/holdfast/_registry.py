@@ -1,4 +1,4 @@
-"""Which transports and dialects there are: the built-in ones and every plugin's, all alike."""
+"""Which transports, dialects and stores there are: built-in ones and plugins', all alike."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from ._errors import (
     PluginLoadError,
     UnknownTransport,
 )
+from ._store import Store, StoreSpec
 from ._target import Target
 from ._transport import Capability, Transport
 
@@ -79,6 +80,7 @@ class Registry:
             self._found = from_entry_points(entry_points)
         self._transports: dict[str, Provided] = {}
         self._dialects: dict[str, Dialect] = dict(BUILT_IN)
+        self._stores: dict[str, StoreSpec] = {}
         self._loaded: dict[str, PluginError | None] = {}
         self._observers: list[Callable[[Session, Status], object]] = []
 
@@ -160,7 +162,9 @@ class Registry:
             self._plugins.check_pending()
             specs = self._ask(plugin, "holdfast_transports")
             dialects = self._ask(plugin, "holdfast_dialects")
+            stores = self._ask(plugin, "holdfast_store")
             self._check(specs, dialects, distribution)
+            self._check_stores(stores)
         except (Exception, SystemExit) as error:
             if is_new and self._plugins.has_plugin(name):
                 self._plugins.unregister(name=name)
@@ -170,6 +174,7 @@ class Registry:
         for spec in specs:
             self._transports[spec.scheme] = Provided(spec, name, distribution)
         self._dialects.update((dialect.name, dialect) for dialect in dialects)
+        self._stores.update((spec.scheme, spec) for spec in stores)
         self._observers = [
             _observer(each.function, each.argnames)
             for each in self._plugins.hook.holdfast_status_changed.get_hookimpls()
@@ -199,6 +204,13 @@ class Registry:
                 raise TypeError(f"holdfast_dialects gives Dialect objects, not {dialect!r}")
             if dialect.name in self._dialects:
                 raise ValueError(f"there is a dialect {dialect.name!r} already")
+
+    def _check_stores(self, stores: Sequence[object]) -> None:
+        for spec in stores:
+            if not isinstance(spec, StoreSpec):
+                raise TypeError(f"holdfast_store gives StoreSpec objects, not {spec!r}")
+            if spec.scheme in self._stores:
+                raise ValueError(f"there is a store {spec.scheme!r} already")
 
     # -- what a program asks for -------------------------------------------------------------
 
@@ -255,6 +267,22 @@ class Registry:
                 f"no dialect named {name!r}{nearest(name, self._dialects)}; known: {known}"
             )
         return self._dialects[name]
+
+    def store(self, url: str) -> Store:
+        """The store for a URL, such as ``sqlite:/var/lib/holdfast``; plugins are imported for it.
+
+        Raises:
+            ValueError: Nobody provides its scheme, or the rest of it makes no sense.
+        """
+        scheme = url.partition(":")[0]
+        if scheme not in self._stores:
+            self.load_all()
+        if scheme not in self._stores:
+            known = ", ".join(sorted(self._stores)) or "none"
+            raise ValueError(
+                f"no store named {scheme!r}{nearest(scheme, self._stores)}; known: {known}"
+            )
+        return self._stores[scheme].factory(url)
 
     def add_commands(self, cli: object) -> None:
         """Let every plugin that is loaded add its sub-commands; one that fails is logged."""

@@ -22,14 +22,15 @@ from ._errors import (
     TransportError,
     TransportUnavailable,
 )
-from ._events import Event, Kind, Line, RequestId, StatusChanged
+from ._events import Event, Kind, Lagged, Line, RequestId, StatusChanged
 from ._evidence import Loss
 from ._journal import Journal
-from ._limits import Limits
 from ._machine import Machine, Phase, Verdict
+from ._recorder import BACKLOG_BYTES, Recorder, Track
 from ._reply import Reply
 from ._status import Delivery, Exit, State, Status
-from ._subscription import Subscription
+from ._store import Durability, SessionHead, SessionSpec
+from ._subscription import Subscription, read_back
 from ._transport import Command, Transport
 from ._worker import Outgoing, Worker
 from .wakeup import Waiter, bell, waiter
@@ -66,33 +67,41 @@ class Session:
 
     Attributes:
         id: Its name in the manager.
+        spec: What it was made of, and what the application keeps with it.
         command: What it runs.
         limits: Its bounds.
     """
 
     def __init__(
         self,
-        session_id: str,
+        spec: SessionSpec,
         transport: Transport,
         command: Command,
         dialect: Dialect,
-        limits: Limits,
         *,
         spawn: Callable[[Callable[[], Coroutine[Any, Any, None]]], None],
         observe: Callable[[Session, Status], None],
         deadlines: Deadlines,
+        recorder: Recorder | None = None,
+        resumed: SessionHead | None = None,
     ) -> None:
-        self.id = session_id
+        self.id = spec.id
+        self.spec = spec
         self.command = command
-        self.limits = limits
+        self.limits = limits = spec.limits
         self._transport = transport
         self._dialect = dialect
         self._spawn = spawn
         self._observe = observe
         self._deadlines = deadlines
-        self._machine = Machine(session_id, dialect, _now)
+        self._machine = Machine(spec.id, dialect, _now)
         self._bell = bell()
-        self._journal = Journal(limits.retained_bytes)
+        self._journal = Journal(
+            limits.retained_bytes,
+            BACKLOG_BYTES if recorder is not None else 0,
+            resumed.last_seq if resumed is not None else 0,
+        )
+        self._track: Track | None = None
         self._lifecycle = anyio.Lock()
         self._worker: Worker | None = None
         self._calls: dict[RequestId, Reply] = {}
@@ -102,6 +111,27 @@ class Session:
         self._stops = 0  # callers of stop that wait
         self._sealed = False  # no worker is started any more
         self._closed = False
+        if recorder is not None:
+            self._track = Track(recorder, spec, self._journal, self._snapshot, resumed)
+            recorder.add(self._track)
+        if resumed is not None:
+            self._apply(
+                self._machine.resume(
+                    resumed.status, resumed.last_seq, resumed.generation, resumed.in_flight
+                )
+            )
+
+    def _snapshot(self) -> tuple[Status, int, frozenset[RequestId]]:
+        machine = self._machine
+        return machine.status, machine.generation, machine.in_flight
+
+    def _skip(self, count: int) -> None:
+        """Leave out seqs, if the session has shown no event yet."""
+        if self._journal.first_seq > self._journal.last_seq:
+            self._machine.last_seq += count
+            self._journal.skip(count)
+            if self._track is not None:
+                self._track.skip(count)
 
     # -- what can be seen --------------------------------------------------------------------
 
@@ -129,6 +159,28 @@ class Session:
     def last_seq(self) -> int:
         """The seq of the latest event; 0 before the first."""
         return self._journal.last_seq
+
+    @property
+    def first_seq(self) -> int:
+        """The seq of the oldest event that can still be read, or of the next one."""
+        oldest = self._journal.first_seq
+        kept = self._track.first_seq if self._track is not None else None
+        return oldest if kept is None else min(kept, oldest)
+
+    @property
+    def stored_seq(self) -> int:
+        """The seq of the latest event that the store has; 0 without a store."""
+        return self._track.stored if self._track is not None else 0
+
+    @property
+    def durability(self) -> Durability:
+        """Where its events are safe at present."""
+        return self._track.durability if self._track is not None else Durability.MEMORY
+
+    @property
+    def durability_detail(self) -> str | None:
+        """One line on that: why they are in memory alone, or what of them is not kept."""
+        return self._track.detail if self._track is not None else None
 
     @property
     def stderr_tail(self) -> bytes:
@@ -485,7 +537,9 @@ class Session:
 
     @asynccontextmanager
     async def subscribe(self, *, after: int | None = 0) -> AsyncIterator[Subscription]:
-        """Read the session's events: first those that lie in the journal, then as they come.
+        """Read the session's events: first those that are retained, then as they come.
+
+        Retained are those in memory and, where the manager has a store, those in the store.
 
         Args:
             after: The seq after which to begin; ``None`` to begin with what comes from now on.
@@ -494,10 +548,26 @@ class Session:
             raise ValueError(f"after is the seq of an event, 0 or more, not {after}")
         yield Subscription(
             self._journal,
+            self._track.read if self._track is not None else None,
             self._bell,
             lambda: self._closed,
             self.last_seq if after is None else after,
         )
+
+    async def read(self, *, after: int = 0, at_most: int = 1024) -> Sequence[Event] | Lagged:
+        """The events with ``seq > after``, up to ``at_most`` of them, without waiting for any.
+
+        Fewer are given where events are large; who gets none is at the end.
+
+        Returns:
+            The events, or :class:`Lagged` if the next one is no longer retained.
+        """
+        if after < 0:
+            raise ValueError(f"after is the seq of an event, 0 or more, not {after}")
+        archive = self._track.read if self._track is not None else None
+        if after >= self.last_seq:
+            return ()
+        return await read_back(self._journal, archive, after, at_most)
 
     async def wait_for(self, *states: State, timeout: float | None = None) -> Status:
         """Wait until the session is in one of ``states``, and give the status that says so.
@@ -533,6 +603,8 @@ class Session:
                 if type(event) is Line and event.kind is _ANSWER:
                     self._reply(event)
         self._bell.ring()
+        if self._track is not None:
+            self._track.touch()
         for event in events:
             if type(event) is StatusChanged:
                 self._tell(event.status)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final
 
 import anyio.lowlevel
@@ -17,6 +17,27 @@ _BATCH: Final = 64
 _TURN: Final = 1024
 """Events after which a reader that never has to wait lets other tasks run."""
 
+Archive = Callable[[int, int], Awaitable[Sequence[Event] | Lagged]]
+"""Reads, behind a seq, what a store has kept; nothing if it has nothing or cannot be read."""
+
+
+async def read_back(
+    journal: Journal, archive: Archive | None, after: int, at_most: int
+) -> Sequence[Event] | Lagged:
+    """The events behind ``after`` from the journal or, where it has moved on, from the archive.
+
+    Neither is asked to fit the other: both hold the same events under the same seqs, so whichever
+    has the next one gives it, and the reader's cursor goes on from there.
+    """
+    events = journal.read(after, at_most)
+    if archive is None or not isinstance(events, Lagged):
+        return events
+    kept = await archive(after, at_most)
+    oldest = journal.first_seq  # which has moved on meanwhile
+    if isinstance(kept, Lagged):
+        return Lagged(min(kept.resume_from, oldest))
+    return kept or Lagged(oldest)
+
 
 class Subscription:
     """A reader of a session's events: ``async for event in subscription``.
@@ -25,9 +46,15 @@ class Subscription:
     """
 
     def __init__(
-        self, journal: Journal, bell: Bell, closed: Callable[[], bool], after: int
+        self,
+        journal: Journal,
+        archive: Archive | None,
+        bell: Bell,
+        closed: Callable[[], bool],
+        after: int,
     ) -> None:
         self._journal = journal
+        self._archive = archive
         self._bell = bell
         self._closed = closed
         self._cursor = after
@@ -56,6 +83,8 @@ class Subscription:
             await anyio.lowlevel.checkpoint()
         while True:
             events = self._journal.read(self._cursor, at_most)
+            if isinstance(events, Lagged) and self._archive is not None:
+                events = await read_back(self._journal, self._archive, self._cursor, at_most)
             if isinstance(events, Lagged):
                 self._cursor = events.resume_from - 1
                 return (events,)

@@ -33,6 +33,7 @@ SANS_IO = {
     "_machine",
     "_registry",
     "_status",
+    "_store",
     "_target",
 }
 EVENT_LOOPS = {"anyio", "asyncio", "sniffio", "trio", "uvloop"}

@@ -177,6 +177,14 @@ def _stop(rig: Rig) -> list[Event]:
     return rig.stop()
 
 
+def _resume(rig: Rig) -> list[Event]:
+    """Another program goes on from what this one's machine last said."""
+    old, rig.machine = rig.machine, Machine("s", rig.dialect, lambda: NOW)
+    return rig.keep(
+        rig.machine.resume(old.status, old.last_seq, old.generation, sorted(old.in_flight, key=str))
+    )
+
+
 REACH: dict[State, list[Callable[[Rig], object]]] = {
     State.STOPPED: [],
     State.IDLE: [_start],
@@ -190,15 +198,18 @@ TABLE = [
     (State.STOPPED, Move.RESTARTING, _restart, State.RESTARTING, Reason.RESTART),
     (State.IDLE, Move.OCCUPIED, _prompt, State.BUSY, Reason.PROMPT),
     (State.IDLE, Move.LOST, _lose, State.ERROR, Reason.STDIN_BROKEN),
+    (State.IDLE, Move.ABANDONED, _resume, State.ERROR, Reason.STDIN_BROKEN),
     (State.IDLE, Move.FINISHED, _finish, State.STOPPED, Reason.PROCESS_EXIT),
     (State.IDLE, Move.RESTARTING, _restart, State.RESTARTING, Reason.RESTART),
     (State.IDLE, Move.STOPPED, _stop, State.STOPPED, Reason.STOP),
     (State.BUSY, Move.RELEASED, _answered, State.IDLE, Reason.PROMPT_COMPLETE),
     (State.BUSY, Move.LOST, _lose, State.ERROR, Reason.STDIN_BROKEN),
+    (State.BUSY, Move.ABANDONED, _resume, State.ERROR, Reason.STDIN_BROKEN),
     (State.BUSY, Move.RESTARTING, _restart, State.RESTARTING, Reason.RESTART),
     (State.BUSY, Move.STOPPED, _stop, State.STOPPED, Reason.STOP),
     (State.RESTARTING, Move.STARTED, _start, State.IDLE, Reason.RESTART),
     (State.RESTARTING, Move.START_FAILED, _start_failed, State.ERROR, Reason.INITIALIZATION_FAILED),
+    (State.RESTARTING, Move.ABANDONED, _resume, State.ERROR, Reason.STDIN_BROKEN),
     (State.RESTARTING, Move.RESTARTING, _restart, State.RESTARTING, Reason.RESTART),
     (State.RESTARTING, Move.STOPPED, _stop, State.STOPPED, Reason.STOP),
     (State.ERROR, Move.STARTED, _start, State.IDLE, Reason.START),
@@ -899,3 +910,45 @@ def test_an_older_generation_changes_nothing(late: str, phase: str) -> None:
     if machine.in_flight:
         given = machine.ended(2, BROKEN)[0]
         assert error_of(given, LOST_CODE)["delivery"] == Delivery.REFUSED
+
+
+# -- going on where another program was ------------------------------------------------------
+
+
+def test_an_abandoned_session_is_told_as_a_loss() -> None:
+    """What was in flight is answered, then the loss is announced; seq and generation go on."""
+    rig = running()
+    rig.send(request(1))
+    rig.send(request("two"))
+    seq = rig.machine.last_seq
+    first, second, status = _resume(rig)
+    assert [given_answer(each)[0] for each in (first, second)] == [1, "two"]
+    data = error_of(first, LOST_CODE)
+    assert (data["cause"], data["delivery"]) == (Cause.LINK_LOST, Delivery.UNKNOWN)
+    assert [each.seq for each in (first, second, status)] == [seq + 1, seq + 2, seq + 3]
+    assert rig.machine.status.cause is Cause.LINK_LOST
+    assert rig.machine.status.worker is Fate.MAYBE_ALIVE
+    assert rig.machine.status.worker_id == "s/1"
+    assert rig.machine.in_flight == frozenset()
+    (started,) = rig.start()
+    assert isinstance(started, StatusChanged)
+    assert started.status.worker_id == "s/2"
+
+
+@pytest.mark.parametrize("before", [State.STOPPED, State.ERROR])
+def test_a_session_without_a_worker_is_resumed_as_it_was(before: State) -> None:
+    """Where no worker ran, going on says nothing new."""
+    rig = Rig()
+    for step in REACH[before]:
+        step(rig)
+    status, seq = rig.machine.status, rig.machine.last_seq
+    assert _resume(rig) == []
+    assert (rig.machine.status, rig.machine.last_seq) == (status, seq)
+
+
+def test_a_resumed_session_recovers_by_a_request() -> None:
+    """A dialect that may start a new worker for a request does so after a resume, too."""
+    rig = running()
+    _resume(rig)
+    verdict, events = rig.admit(request(9))
+    assert (verdict, events) == (Verdict.START, [])

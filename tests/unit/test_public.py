@@ -94,6 +94,15 @@ NAMES = [
     "Capability",
     "TransportSpec",
     "Dialect",
+    "Store",
+    "StoreSpec",
+    "StoreEntry",
+    "StoredSession",
+    "SessionSpec",
+    "SessionHead",
+    "Durability",
+    "StoreError",
+    "StoreUnavailable",
     "hookimpl",
     "hookspec",
 ]
@@ -112,6 +121,11 @@ FIELDS: dict[str, str] = {
     "Command": "argv cwd env inherit_env",
     "Target": "scheme user host port path options text",
     "TransportSpec": "scheme factory summary example options",
+    "StoreSpec": "scheme factory summary example",
+    "StoreEntry": "spec head events new",
+    "StoredSession": "spec head",
+    "SessionSpec": "id target command env dialect limits created_at record",
+    "SessionHead": "status last_seq generation in_flight clean",
     "Limits": "max_line retained_bytes stderr_tail send_timeout eof_grace term_grace",
 }
 
@@ -126,6 +140,7 @@ MEMBERS: dict[str, str] = {
     "Origin": "WORKER HOLDFAST",
     "Operation": "OPEN SEND SEND_EOF RECEIVE RECEIVE_STDERR SIGNAL WAIT",
     "Signal": "INT TERM KILL HUP",
+    "Durability": "DURABLE MEMORY",
     "Capability": "ANY_COMMAND STDERR EXIT_STATUS SIGNALS HALF_CLOSE REAPS_WORKER "
     "DETECTS_SILENT_LINK",
 }
@@ -140,6 +155,15 @@ SIGNATURES: dict[str, str] = {
     "SessionManager.restart_all": "* force=False",
     "SessionManager.stop_all": "",
     "SessionManager.forget": "session_id",
+    "SessionManager.restore": "",
+    "Session.read": "* after=0 at_most=1024",
+    "Store.open": "",
+    "Store.sessions": "",
+    "Store.write": "entries",
+    "Store.read": "session_id after at_most",
+    "Store.first_seq": "session_id",
+    "Store.remove": "session_id",
+    "Store.close": "",
     "Session.start": "",
     "Session.send": "message * timeout=None",
     "Session.call": "method params=None * id=None timeout=None",
@@ -233,7 +257,7 @@ def test_constructors() -> None:
     """What an application or a plugin makes itself is made as the design says."""
     manager = inspect.signature(SessionManager).parameters
     assert {p.kind for p in manager.values()} == {inspect.Parameter.KEYWORD_ONLY}
-    assert {"registry", "limits"} <= manager.keys()
+    assert {"registry", "limits", "store"} <= manager.keys()
     broken = inspect.signature(holdfast.TransportBroken).parameters
     assert [p.name for p in broken.values()] == ["operation", "native", "cause", "worker", "exit"]
     assert {broken[n].kind for n in ("cause", "worker", "exit")} == {inspect.Parameter.KEYWORD_ONLY}
@@ -260,6 +284,7 @@ def test_what_is_awaited() -> None:
             "SessionManager.create",
             "SessionManager.get",
             "Session.subscribe",
+            "Store.first_seq",
             "Transport.open",
             "Target.parse",
         )

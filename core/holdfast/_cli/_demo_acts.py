@@ -10,13 +10,11 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Final
 
 import anyio
@@ -29,8 +27,7 @@ from holdfast._registry import Registry
 from holdfast._session import Session
 from holdfast._status import Delivery, Reason, State, Status
 from holdfast._subscription import Subscription
-
-WORKER: Final = (sys.executable, "-I", str(Path(__file__).with_name("_demo_worker.py")))
+from holdfast.demo import WORKER
 
 PROMPTS: Final = ("What do you do?", "Will you live?", "Are you there?")
 

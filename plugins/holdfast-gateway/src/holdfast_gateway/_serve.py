@@ -1,0 +1,190 @@
+"""``holdfast serve``: the gateway on a port of this machine."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import logging
+import os
+import re
+import secrets
+import socket
+from typing import Final
+
+import click
+
+PORT: Final = 8377
+"""Where it listens by default, or the next free port above."""
+
+_PORTS: Final = 20
+_TOKEN: Final = re.compile(r"[A-Za-z0-9._~-]{16,256}")
+
+
+@click.command()
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="The address or name to listen at."
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    help=f"The port; 0 for any free one.  [default: {PORT}, or the next free one]",
+)
+@click.option(
+    "--token",
+    envvar="HOLDFAST_TOKEN",
+    show_envvar=True,
+    help="The token to ask for.  [default: a random one, printed with the URL]",
+)
+@click.option("--open", "opens", is_flag=True, help="Open the page in a browser.")
+@click.option("--certfile", type=click.Path(exists=True, dir_okay=False), help="A TLS certificate.")
+@click.option("--keyfile", type=click.Path(exists=True, dir_okay=False), help="Its private key.")
+@click.option(
+    "--allow-remote-plaintext",
+    is_flag=True,
+    help="Listen beyond this machine without TLS: everybody on the way can read the token.",
+)
+@click.option(
+    "--allow-origin",
+    multiple=True,
+    metavar="URL",
+    help="Another origin of this gateway, such as that of a proxy in front: https://name.",
+)
+@click.option(
+    "--allow-target",
+    multiple=True,
+    metavar="PATTERN",
+    help="Allow only such targets; * stands for anything but options.",
+)
+@click.option(
+    "--allow-command",
+    multiple=True,
+    metavar="PATTERN",
+    help="Allow only such commands, each as one line; * stands for anything.",
+)
+@click.option(
+    "--max-sessions", type=click.IntRange(1), default=1000, show_default=True, metavar="N"
+)
+@click.option(
+    "--max-clients",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    metavar="N",
+    help="Clients that may stream one session.",
+)
+def command(
+    host: str,
+    port: int | None,
+    token: str | None,
+    opens: bool,
+    certfile: str | None,
+    keyfile: str | None,
+    allow_remote_plaintext: bool,
+    allow_origin: tuple[str, ...],
+    allow_target: tuple[str, ...],
+    allow_command: tuple[str, ...],
+    max_sessions: int,
+    max_clients: int,
+) -> int:
+    """Serve sessions to browsers and programs: a page, REST and WebSockets.
+
+    Whoever has the token may start any command that --allow-target and --allow-command allow, as
+    the user who runs this. SIGINT and SIGTERM stop it, and every worker with it.
+    """
+    # Workers inherit the environment, and the token is not for them.
+    os.environ.pop("HOLDFAST_TOKEN", None)
+    if token is not None and not _TOKEN.fullmatch(token):
+        raise click.UsageError(
+            "a token has 16 to 256 characters of A-Z a-z 0-9 . _ ~ - (for one: python -c 'import "
+            "secrets; print(secrets.token_urlsafe(32))')"
+        )
+    if (certfile is None) != (keyfile is None):
+        raise click.UsageError("--certfile and --keyfile belong together")
+    for origin in allow_origin:
+        if not re.fullmatch(r"https?://[a-z0-9.\[\]:-]+", origin):
+            raise click.UsageError(
+                f"not an origin: {origin!r}; write scheme://host or scheme://host:port, lower case"
+            )
+    sock = _listen(host, port)
+    with sock:
+        address, bound = sock.getsockname()[:2]
+        where = ipaddress.ip_address(address.partition("%")[0])
+        if not where.is_loopback and certfile is None and not allow_remote_plaintext:
+            raise click.UsageError(
+                f"{host} can be reached from other machines: give --certfile and --keyfile, or "
+                f"listen at 127.0.0.1 behind a tunnel (ssh -L), or accept with "
+                f"--allow-remote-plaintext that everybody on the way can read the token"
+            )
+        from ._hosting import Settings
+        from ._policy import Policy
+        from ._server import serve
+
+        settings = Settings(
+            token=token or secrets.token_urlsafe(32),
+            port=bound,
+            hosts=_names(host, where),
+            tls=certfile is not None,
+            origins=allow_origin,
+            policy=Policy(allow_target, allow_command),
+            max_sessions=max_sessions,
+            max_clients=max_clients,
+        )
+        _log_to_stderr()
+        return serve(settings, sock, certfile, keyfile, opens=opens, prints_token=token is None)
+
+
+def _listen(host: str, port: int | None) -> socket.socket:
+    """A socket that listens there.
+
+    Raises:
+        ClickException: It cannot.
+    """
+    ports = [port] if port is not None else [*range(PORT, PORT + _PORTS), 0]
+    try:
+        family, _, _, _, where = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise click.ClickException(
+            f"{host!r} is no address of this machine: {error.strerror}; try --host 127.0.0.1"
+        ) from error
+    for each in ports:
+        try:
+            address = (where[0], each, *where[2:])
+            return socket.create_server(address, family=family, backlog=2048)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE and each != ports[-1]:
+                continue
+            raise click.ClickException(
+                f"cannot listen at {host} port {each}: {error.strerror}; choose another --port"
+            ) from error
+    raise AssertionError("there is at least one port to try")
+
+
+def _names(host: str, where: ipaddress.IPv4Address | ipaddress.IPv6Address) -> tuple[str, ...]:
+    """How this gateway may be called, the best name first."""
+    local = ("127.0.0.1", "localhost", "[::1]")
+    if where.is_unspecified:  # every address: the one that is called is checked by itself
+        return local
+    address = f"[{where}]" if where.version == 6 else str(where)
+    name = address if host == str(where) else host.lower()
+    others = local if where.is_loopback else ()
+    return tuple(dict.fromkeys((name, address, *others)))
+
+
+class _Escaped(logging.Formatter):
+    """Logs quote what workers and callers wrote: a terminal must not obey it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        if text.isascii() and text.isprintable():
+            return text
+        return "".join(
+            each if each.isprintable() or each in "\n\t" else each.encode("unicode_escape").decode()
+            for each in text
+        )
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Escaped("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("holdfast").setLevel(logging.INFO)
