@@ -173,7 +173,7 @@ const BUILD = {
     body.append(
       h("div", { class: "entry-head" }, who, took),
       h("div", { class: "error-text" }, visibleText(String(message ?? "no message"))),
-      asked ? h("div", { class: "hint quoted" }, visibleText(compact(asked, 160))) : "",
+      asked ? h("div", { class: "hint" }, "asked: ", visibleText(compact(asked, 160))) : "",
       h(
         "dl",
         { class: "facts" },

@@ -161,7 +161,7 @@ export class SessionView {
       this._timeline.set(this._model.statuses);
       const find = ({ seq }) => this._model.entries.findIndex((each) => each.last >= seq);
       this._transcript.rebuilt(this._model.entries, find);
-      this._raw.replaced(this._model.events);
+      this._raw.rebuilt(this._model.events, (event) => this._model.events.indexOf(event));
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
       toast(error.text, { bad: true });
