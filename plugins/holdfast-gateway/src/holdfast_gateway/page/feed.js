@@ -8,6 +8,8 @@ const WATCH = 1000; // ms between two looks at a session that is stopped
 const PAGE = 1000; // events asked for at once
 const BACKLOG = 50_000; // frames not yet read; above, the socket is left and taken up again later
 const BUDGET = 9; // ms of a frame for reading events
+const BUDGET_BEHIND = 40; // ms, while more than BEHIND frames wait: the screen need not be smooth then
+const BEHIND = 2000;
 
 /**
  * Follows one session.
@@ -169,7 +171,7 @@ export class Feed {
       if (this._next < this._frames.length) this._schedule();
     };
     if (document.hidden) setTimeout(() => run(200), 100);
-    else requestAnimationFrame(() => run(BUDGET));
+    else requestAnimationFrame(() => run(this._frames.length - this._next > BEHIND ? BUDGET_BEHIND : BUDGET));
   }
 
   _drain(budget) {

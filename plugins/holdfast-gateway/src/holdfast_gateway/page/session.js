@@ -29,6 +29,8 @@ export class SessionView {
     this._app = app;
     this._live = false;
     this._complete = false;
+    this._syncing = 0; // the timer of a _sync that waits
+    this._rest = 0; // when the next may be
     this._model = new Model(client);
     this._from = Math.max(0, session.last_seq - OPENING, session.first_seq - 1);
     this._composer = new Composer(session, () => ({
@@ -61,6 +63,7 @@ export class SessionView {
   }
 
   close() {
+    clearTimeout(this._syncing);
     this._feed.close();
     this._timeline.close();
   }
@@ -90,6 +93,25 @@ export class SessionView {
         announce(`Error: ${oneLine(entry.error?.message ?? "", 160)}`);
       }
     }
+    this._sync();
+    if (news) this._draw();
+  }
+
+  /**
+   * Bring the document up to the model; at once, unless that takes long: then it gets a fifth of
+   * the time, and reading events the rest.
+   */
+  _sync() {
+    if (this._syncing) return;
+    const began = performance.now();
+    if (began < this._rest) {
+      this._syncing = setTimeout(() => {
+        this._syncing = 0;
+        this._sync();
+      }, this._rest - began);
+      return;
+    }
+    const model = this._model;
     this._transcript.sync(model.changed);
     model.changed.clear();
     if (this._view === "raw") this._raw.sync();
@@ -101,8 +123,9 @@ export class SessionView {
       if (this._view === "raw") this._raw.dropped(dropped.events);
     }
     this._empty.hidden = model.entries.some(({ type }) => type !== "turn" && type !== "hidden");
-    if (news) this._draw();
-    else this._drawEarlier();
+    this._drawEarlier();
+    const took = performance.now() - began;
+    this._rest = performance.now() + (took > 8 ? Math.min(took * 4, 400) : 0);
   }
 
   _took(status) {
@@ -124,7 +147,7 @@ export class SessionView {
     const from = this._feed ? this._feed.cursor : this._from;
     if (resumeFrom <= from + 1) return;
     this._model.push({ seq: from, event: "gap", from: from + 1, to: resumeFrom - 1 });
-    this._transcript.sync();
+    this._sync();
   }
 
   _reset() {
