@@ -60,8 +60,8 @@ async function go() {
     if (mine !== opening) return;
   }
   view = new SessionView(session, {
-    onlink(state, retryAt) {
-      link = { state, retryAt };
+    onlink(state, retryAt, why) {
+      link = { state, retryAt, why };
       drawLink();
     },
     onstatus: (of, status) => sidebar.update(of, status),
@@ -156,7 +156,8 @@ function drawLink() {
   if (!reachable) [state, text] = ["lost", "Gateway unreachable"];
   if (link?.state === "waiting") {
     const left = link.retryAt - Date.now();
-    [state, text] = ["lost", left > 900 ? `Reconnecting in ${duration(Math.ceil(left / 1000) * 1000).replace(".0", "")}` : "Reconnecting…"];
+    const again = left > 900 ? `Reconnecting in ${duration(Math.ceil(left / 1000) * 1000).replace(".0", "")}` : "Reconnecting…";
+    [state, text] = ["lost", link.why ? `${link.why} · ${again}` : again];
   } else if (link?.state === "connecting") {
     [state, text] = ["connecting", "Connecting…"];
   }

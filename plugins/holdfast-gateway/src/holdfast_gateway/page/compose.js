@@ -76,7 +76,8 @@ export class Composer {
     this._now = now;
     this._dialect = DIALECTS[session.dialect] ?? DIALECTS.jsonrpc;
     this._mode = this._dialect.modes[0].name;
-    this.asked = new Map(); // what was asked in our requests, by id
+    this.asked = new Map(); // our prompts by id: one that is refused is in no event
+    this._pending = new Set(); // those without an answer
     this._build();
     this.refresh();
   }
@@ -87,15 +88,13 @@ export class Composer {
 
   /** What cancels what is running, or null if this dialect has no such message. */
   cancelMessage() {
-    const pending = [...this.asked.keys()].pop();
+    const pending = [...this._pending].pop();
     return this._dialect.cancel?.({ id: requestId(), sessionId: this._now().sessionId, pending }) || null;
   }
 
   /** A request of ours was answered. */
-  answered(id) {
-    const question = this.asked.get(id);
-    if (this.asked.size > 50) this.asked.delete(this.asked.keys().next().value);
-    return question;
+  settled(id) {
+    this._pending.delete(id);
   }
 
   /** Put a raw message into the box, to be completed by hand. */
@@ -109,7 +108,11 @@ export class Composer {
   /** Send a line; what came of it stands below the box. */
   async send(line, { question } = {}) {
     const message = this._session.dialect === "lines" ? undefined : parseJson(line);
-    if (message?.method !== undefined && message.id !== undefined) this.asked.set(message.id, question ?? message.method);
+    if (message?.method !== undefined && message.id !== undefined) {
+      this._pending.add(message.id);
+      if (question) this.asked.set(message.id, question);
+      if (this.asked.size > 50) this.asked.delete(this.asked.keys().next().value);
+    }
     try {
       const receipt = await api.send(this._session.id, line, client, message !== undefined);
       if (receipt.delivery === "written") this._say("");
@@ -118,6 +121,7 @@ export class Composer {
       return receipt.delivery !== "refused";
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
+      this._pending.delete(message?.id);
       this._say(error.text, true);
       return false;
     }

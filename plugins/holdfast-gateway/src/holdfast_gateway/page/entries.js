@@ -161,7 +161,7 @@ const BUILD = {
     const who = entry.holdfast
       ? label("holdfast, in the worker’s place", "holdfast")
       : label("error from the worker", "bad");
-    const asked = entry.question ? question(entry) : null;
+    const asked = question(entry);
     const took = h("span", { class: "hint" });
     const facts = [
       ["code", code],

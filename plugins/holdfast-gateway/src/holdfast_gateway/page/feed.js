@@ -6,6 +6,7 @@ const RETRY_FIRST = 250; // ms; doubled up to the last
 const RETRY_LAST = 5000;
 const WATCH = 1000; // ms between two looks at a session that is stopped
 const PAGE = 1000; // events asked for at once
+const SILENT = 5000; // ms without an event that is known to be there: the connection is dead
 const BACKLOG = 50_000; // frames not yet read; above, the socket is left and taken up again later
 const BUDGET = 9; // ms of a frame for reading events
 const BUDGET_BEHIND = 40; // ms, while more than BEHIND frames wait: the screen need not be smooth then
@@ -19,7 +20,7 @@ const BEHIND = 2000;
  *
  * Handlers: `events(list)`, `complete()` when the history is read, `lagged(resumeFrom)`,
  * `reset()` when the history is another one than before, `gone()` when the session was deleted,
- * `link(state, retryAt)` with state "connecting", "live", "watching" or "waiting".
+ * `link(state, retryAt, why)` with state "connecting", "live", "watching" or "waiting".
  */
 export class Feed {
   /** @param {number} after the cursor: the seq of the last event that is known */
@@ -53,6 +54,30 @@ export class Feed {
   /** Look now, after something was done that may have started the worker. */
   poke() {
     if (this._watching || this._waiting) this._retryNow();
+  }
+
+  /**
+   * The session has events up to `lastSeq`, as REST says. A connection over which they do not come
+   * is dead, although nobody has told: a laptop slept, or a proxy forgot it.
+   */
+  heard(lastSeq) {
+    const behind = this._socket && lastSeq > this.cursor && this._frames.length === this._next;
+    if (!behind || this._behind?.cursor !== this.cursor) {
+      this._behind = behind ? { cursor: this.cursor, since: Date.now() } : null;
+    } else if (Date.now() - this._behind.since > SILENT) {
+      this._behind = null;
+      this._abandon();
+      this._later();
+    }
+  }
+
+  /** Drop the connection without waiting for the other side's word. */
+  _abandon() {
+    const socket = this._socket;
+    this._socket = null;
+    if (!socket) return;
+    socket.onmessage = socket.onclose = null;
+    socket.close();
   }
 
   _retryNow() {
@@ -89,8 +114,8 @@ export class Feed {
     this._next = 0;
     this._handlers.reset();
     if (!this._socket) return;
-    this._socket.onmessage = null;
-    this._socket.close(); // and is taken up at 0
+    this._abandon();
+    this._later(); // and is taken up at 0
   }
 
   /** A stopped session's events, without starting it. */
@@ -143,16 +168,16 @@ export class Feed {
       this._drain(Infinity);
       if (this._closed) return;
       if (code === 4404) this._gone();
-      else this._later();
+      else this._later(code === 4429 ? "Too many look at this session" : undefined);
     };
   }
 
-  _later() {
+  _later(why) {
     if (this._closed) return;
     const delay = Math.min(RETRY_FIRST * 2 ** this._failures, RETRY_LAST) * (0.75 + Math.random() / 2);
     this._failures += 1;
     this._waiting = true;
-    this._handlers.link("waiting", Date.now() + delay);
+    this._handlers.link("waiting", Date.now() + delay, why);
     this._timer = setTimeout(() => this._connect(), delay);
   }
 
@@ -177,14 +202,14 @@ export class Feed {
   _drain(budget) {
     const end = performance.now() + budget;
     const events = [];
-    let complete = false;
+    let complete = null;
     while (this._next < this._frames.length) {
       const { method, params } = JSON.parse(this._frames[this._next]);
       this._next += 1;
       if (method === "session_event") {
         events.push(params);
       } else if (method === "history_complete") {
-        complete = true;
+        complete = params.last_seq;
         break;
       } else if (method === "session_lagged") {
         this._hand(events.splice(0));
@@ -198,7 +223,8 @@ export class Feed {
       this._next = 0;
     }
     this._hand(events);
-    if (complete) {
+    if (complete !== null) {
+      this.cursor = Math.max(this.cursor, complete); // answers to others count, and do not come
       this._failures = 0;
       this._handlers.complete();
       if (this._socket) this._handlers.link("live");

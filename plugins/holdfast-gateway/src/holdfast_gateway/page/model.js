@@ -225,6 +225,7 @@ export class Model {
     if (typeof message.result?.sessionId === "string") this.acpSession = message.result.sessionId;
     const holdfast = event.origin === "holdfast";
     const fields = { id, method: asked?.method, holdfast, question: asked?.entry.type === "user" };
+    if (fields.question) fields.asked = asked.entry.text;
     if (message.error !== undefined && message.error !== null) {
       return this._add(event, "error", { ...fields, error: message.error });
     }

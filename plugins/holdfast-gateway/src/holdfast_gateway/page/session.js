@@ -43,7 +43,7 @@ export class SessionView {
     this._transcript = new WindowedList(
       this._scrollers.transcript,
       this._lists.transcript,
-      (entry) => entryView(entry, { reply: (...what) => this._reply(...what), question: ({ id }) => this._composer.answered(id) }),
+      (entry) => entryView(entry, { reply: (...what) => this._reply(...what), question: ({ asked, id }) => asked ?? this._composer.asked.get(id) }),
       (following, unseen) => this._followed("transcript", following, unseen),
     );
     this._raw = new WindowedList(this._scrollers.raw, this._lists.raw, rawView, (following, unseen) =>
@@ -58,7 +58,7 @@ export class SessionView {
       lagged: (resumeFrom) => this._lagged(resumeFrom),
       reset: () => this._reset(),
       gone: () => app.ongone(this.id),
-      link: (state, retryAt) => this._link(state, retryAt),
+      link: (...what) => this._link(...what),
     });
   }
 
@@ -73,6 +73,7 @@ export class SessionView {
     const newer = session.seq >= (this._status.seq ?? 0);
     this._session = session;
     if (newer) this._status = session;
+    this._feed.heard(session.last_seq);
     this._draw();
   }
 
@@ -89,8 +90,9 @@ export class SessionView {
         news = true;
       } else if (event.event === "stderr") {
         news = true;
-      } else if (this._complete && entry?.type === "error" && entry.events.length === 1) {
-        announce(`Error: ${oneLine(entry.error?.message ?? "", 160)}`);
+      } else if (event.kind === "answer" && event.event === "line") {
+        this._composer.settled(entry.id);
+        if (this._complete && entry.type === "error") announce(`Error: ${oneLine(entry.error?.message ?? "", 160)}`);
       }
     }
     this._sync();
@@ -161,9 +163,9 @@ export class SessionView {
     toast("The gateway’s history of this session is not the one this page has seen; it is read anew.", { bad: true });
   }
 
-  _link(state, retryAt) {
+  _link(state, retryAt, why) {
     this._live = state === "live" || state === "watching";
-    this._app.onlink(state, retryAt);
+    this._app.onlink(state, retryAt, why);
     this._composer.refresh();
   }
 
