@@ -73,14 +73,18 @@ class Command(msgspec.Struct, frozen=True):
             raise TypeError(f"argv is a tuple of strings, not {self.argv!r}")
         if not self.argv:
             raise ValueError("argv is empty: a command needs at least a program")
-        for text in (*self.argv, *self.env, *self.env.values(), self.cwd or ""):
+        for text in (*self.argv, *self.env, self.cwd or ""):
             if not isinstance(text, str):
                 raise TypeError(f"argv, cwd and env hold strings, not {text!r}")
             if "\0" in text:
                 raise ValueError(f"a NUL character cannot be passed to a program: {text!r}")
-        for name in self.env:
+        for name, value in self.env.items():
             if not name or "=" in name:
                 raise ValueError(f"not the name of an environment variable: {name!r}")
+            if not isinstance(value, str):  # which may be secret, and is not repeated
+                raise TypeError(f"the value of {name} is a string, not {type(value).__name__}")
+            if "\0" in value:
+                raise ValueError(f"a NUL character cannot be passed to a program: value of {name}")
 
 
 class Channel(ABC):

@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
+import re
+import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -32,15 +36,14 @@ DEADLINE = 20.0
 _NAMES = itertools.count(1)
 
 
-class Serving:
-    """A gateway that runs, as a test sees it."""
+class Address:
+    """A gateway that runs, as its clients see it."""
 
-    def __init__(self, gateway: Gateway, port: int) -> None:
-        self.gateway = gateway
+    def __init__(self, port: int, token: str) -> None:
         self.port = port
         self.host = f"127.0.0.1:{port}"
         self.url = f"http://{self.host}"
-        self.token = gateway.settings.token
+        self.token = token
 
     def http(self, **options: Any) -> httpx.AsyncClient:
         """An HTTP client that has the token."""
@@ -127,6 +130,68 @@ class Client:
                 return closed.rcvd.code if closed.rcvd is not None else 1006
 
 
+class Serving(Address):
+    """A gateway in a thread of this process."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        super().__init__(gateway.settings.port, gateway.settings.token)
+        self.gateway = gateway
+
+
+class Program(Address):
+    """``holdfast serve`` in a process of its own."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int, token: str) -> None:
+        super().__init__(port, token)
+        self.process = process
+        self.pid = process.pid
+
+    def memory(self) -> int:
+        """The most memory that it has taken so far, in bytes."""
+        text = Path(f"/proc/{self.pid}/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+) kB", text)[1]) * 1024
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
+        """Stop it; gives its exit code, and all that it wrote."""
+        self.process.send_signal(how)
+        stdout, stderr = self.process.communicate(timeout=60)
+        return self.process.returncode, stdout + stderr
+
+
+def arguments(folder: Path, *options: str) -> list[str]:
+    """The command line of a gateway that keeps its data in a folder."""
+    return [sys.executable, "-m", "holdfast", "serve", "--data", str(folder / "data"), *options]
+
+
+def environment(folder: Path, **more: str) -> dict[str, str]:
+    """Our environment, and a runtime directory in a folder."""
+    runtime = folder / "run"
+    runtime.mkdir(exist_ok=True)
+    return {**os.environ, "XDG_RUNTIME_DIR": str(runtime), **more}
+
+
+@contextmanager
+def program(folder: Path, *options: str, **env: str) -> Iterator[Program]:
+    """Run ``holdfast serve`` with a token of its own; it is killed at the end if it still runs."""
+    process = subprocess.Popen(
+        arguments(folder, *(options or ("--port", "0"))),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(folder, HOLDFAST_TOKEN=TOKEN, **env),
+    )
+    try:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        found = re.search(r":(\d+)/", said)
+        assert found is not None, said + process.communicate(timeout=DEADLINE)[1]
+        yield Program(process, int(found[1]), TOKEN)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
 @contextmanager
 def serving(**options: Any) -> Iterator[Serving]:
     """Serve a gateway in a thread of its own, until the end of the block."""
@@ -139,7 +204,7 @@ def serving(**options: Any) -> Iterator[Serving]:
     thread.start()
     try:
         assert started.wait(DEADLINE), "the server did not start"
-        yield Serving(gateway, settings.port)
+        yield Serving(gateway)
     finally:
         server.stop()
         thread.join(30)

@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 import socket
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -34,6 +34,12 @@ _TOKEN: Final = re.compile(r"[A-Za-z0-9._~-]{16,256}")
     envvar="HOLDFAST_TOKEN",
     show_envvar=True,
     help="The token to ask for.  [default: a random one, printed with the URL]",
+)
+@click.option(
+    "--data",
+    type=click.Path(file_okay=False),
+    metavar="DIR",
+    help="Where sessions and their events are kept.  [default: in the user's data directory]",
 )
 @click.option("--open", "opens", is_flag=True, help="Open the page in a browser.")
 @click.option("--certfile", type=click.Path(exists=True, dir_okay=False), help="A TLS certificate.")
@@ -76,6 +82,7 @@ def command(
     host: str,
     port: int | None,
     token: str | None,
+    data: str | None,
     opens: bool,
     certfile: str | None,
     keyfile: str | None,
@@ -105,24 +112,26 @@ def command(
             raise click.UsageError(
                 f"not an origin: {origin!r}; write scheme://host or scheme://host:port, lower case"
             )
-    sock = _listen(host, port)
-    with sock:
-        address, bound = sock.getsockname()[:2]
-        where = ipaddress.ip_address(address.partition("%")[0])
-        if not where.is_loopback and certfile is None and not allow_remote_plaintext:
-            raise click.UsageError(
-                f"{host} can be reached from other machines: give --certfile and --keyfile, or "
-                f"listen at 127.0.0.1 behind a tunnel (ssh -L), or accept with "
-                f"--allow-remote-plaintext that everybody on the way can read the token"
-            )
-        from ._hosting import Settings
+    family, resolved = _resolve(host)
+    address = ipaddress.ip_address(resolved[0].partition("%")[0])
+    if not address.is_loopback and certfile is None and not allow_remote_plaintext:
+        raise click.UsageError(
+            f"{host} can be reached from other machines: give --certfile and --keyfile, or listen "
+            f"at 127.0.0.1 behind a tunnel (ssh -L), or accept with --allow-remote-plaintext that "
+            f"everybody on the way can read the token"
+        )
+    with _listen(family, resolved, port) as sock:
+        import platformdirs
+
+        from ._hosting import Gateway, Settings
         from ._policy import Policy
         from ._server import serve
+        from ._sqlite import SQLiteStore
 
         settings = Settings(
             token=token or secrets.token_urlsafe(32),
-            port=bound,
-            hosts=_names(host, where),
+            port=sock.getsockname()[1],
+            hosts=_names(host, address),
             tls=certfile is not None,
             origins=allow_origin,
             policy=Policy(allow_target, allow_command),
@@ -130,31 +139,47 @@ def command(
             max_clients=max_clients,
         )
         _log_to_stderr()
-        return serve(settings, sock, certfile, keyfile, opens=opens, prints_token=token is None)
+        store = SQLiteStore(data or platformdirs.user_data_path("holdfast") / "gateway")
+        return serve(
+            Gateway(settings, store),
+            sock,
+            certfile,
+            keyfile,
+            opens=opens,
+            prints_token=token is None,
+        )
 
 
-def _listen(host: str, port: int | None) -> socket.socket:
-    """A socket that listens there.
+class _Unavailable(click.ClickException):
+    """It cannot serve there; ``EX_UNAVAILABLE`` of sysexits.h."""
 
-    Raises:
-        ClickException: It cannot.
-    """
-    ports = [port] if port is not None else [*range(PORT, PORT + _PORTS), 0]
+    exit_code = 69
+
+
+def _resolve(host: str) -> tuple[int, tuple[Any, ...]]:
+    """The address family and the address of a host."""
     try:
-        family, _, _, _, where = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        family, _, _, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
     except OSError as error:
-        raise click.ClickException(
+        raise _Unavailable(
             f"{host!r} is no address of this machine: {error.strerror}; try --host 127.0.0.1"
         ) from error
+    return family, address
+
+
+def _listen(family: int, address: tuple[Any, ...], port: int | None) -> socket.socket:
+    """A socket that listens there, at this port or at one that is free."""
+    ports = [port] if port is not None else [*range(PORT, PORT + _PORTS), 0]
     for each in ports:
         try:
-            address = (where[0], each, *where[2:])
-            return socket.create_server(address, family=family, backlog=2048)
+            where = (address[0], each, *address[2:])
+            return socket.create_server(where, family=family, backlog=2048)
         except OSError as error:
             if error.errno == errno.EADDRINUSE and each != ports[-1]:
                 continue
-            raise click.ClickException(
-                f"cannot listen at {host} port {each}: {error.strerror}; choose another --port"
+            raise _Unavailable(
+                f"cannot listen at {address[0]} port {each}: {os.strerror(error.errno or 0)}; "
+                f"choose another --port"
             ) from error
     raise AssertionError("there is at least one port to try")
 

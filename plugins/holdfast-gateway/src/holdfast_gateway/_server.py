@@ -21,7 +21,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from holdfast import StoreError
 
 from ._app import create_app
-from ._hosting import MAX_MESSAGE, Gateway, Settings
+from ._hosting import MAX_MESSAGE, Gateway
 from ._runtime import Running, UnsafeDirectory, announced, opener
 from ._security import Guard
 
@@ -119,7 +119,7 @@ class Server(uvicorn.Server):
 
 
 def serve(
-    settings: Settings,
+    gateway: Gateway,
     sock: socket.socket,
     certfile: str | None,
     keyfile: str | None,
@@ -128,8 +128,8 @@ def serve(
     prints_token: bool,
 ) -> int:
     """Serve until a signal comes; gives the exit code."""
+    settings = gateway.settings
     url = f"{'https' if settings.tls else 'http'}://{settings.hosts[0]}:{settings.port}/"
-    gateway = Gateway(settings)
     with ExitStack() as stack:
 
         def tell() -> None:
