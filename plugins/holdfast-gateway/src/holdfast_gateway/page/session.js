@@ -44,11 +44,9 @@ export class SessionView {
       this._scrollers.transcript,
       this._lists.transcript,
       (entry) => entryView(entry, { reply: (...what) => this._reply(...what), question: ({ asked, id }) => asked ?? this._composer.asked.get(id) }),
-      (following, unseen) => this._followed("transcript", following, unseen),
+      () => this._moved(),
     );
-    this._raw = new WindowedList(this._scrollers.raw, this._lists.raw, rawView, (following, unseen) =>
-      this._followed("raw", following, unseen),
-    );
+    this._raw = new WindowedList(this._scrollers.raw, this._lists.raw, rawView, () => this._moved());
     this._transcript.replaced(this._model.entries);
     this._show("transcript");
     this._draw();
@@ -125,7 +123,7 @@ export class SessionView {
       if (this._view === "raw") this._raw.dropped(dropped.events);
     }
     this._empty.hidden = model.entries.some(({ type }) => type !== "turn" && type !== "hidden");
-    this._drawEarlier();
+    this._moved();
     const took = performance.now() - began;
     this._rest = performance.now() + (took > 8 ? Math.min(took * 4, 400) : 0);
   }
@@ -192,7 +190,7 @@ export class SessionView {
       toast(error.text, { bad: true });
     } finally {
       this._earlier.disabled = false;
-      this._drawEarlier();
+      this._moved();
     }
   }
 
@@ -403,19 +401,18 @@ export class SessionView {
     this._scrollers.raw.hidden = view !== "raw";
     if (view === "raw") this._raw.replaced(this._model.events);
     else this._transcript.shown();
-    this._followed(view, this._current.following, 0);
-    this._drawEarlier();
+    this._moved();
   }
 
-  _followed(view, following, unseen) {
-    if (view !== this._view) return;
+  /** Another part of a list is in sight. */
+  _moved() {
+    if (!this._raw || !this._view) return; // not built yet
+    const { following, behind } = this._current;
     this._toEnd.hidden = following;
-    setText(this._toEnd, unseen > 0 ? `↓ Latest (${unseen} more)` : "↓ Latest");
-  }
-
-  _drawEarlier() {
+    setText(this._toEnd, behind > 0 ? `↓ Latest (${behind} more)` : "↓ Latest");
     const more = this._complete && this._from >= (this._session.first_seq || 1);
-    this._earlier.hidden = this._rawEarlier.hidden = !more;
+    this._earlier.hidden = !more || !this._transcript.atStart;
+    this._rawEarlier.hidden = !more || !this._raw.atStart;
   }
 
   _draw() {
@@ -441,7 +438,7 @@ export class SessionView {
     this._drawStderr();
     this._guide?.update(this._model, status);
     this._composer.refresh();
-    this._drawEarlier();
+    this._moved();
   }
 
   _drawFacts(status, session) {

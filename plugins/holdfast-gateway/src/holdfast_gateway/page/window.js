@@ -9,20 +9,22 @@ const NEAR = 48; // px from the end that still count as being at the end
  * Shows `items` in `scroller`; follows their end as long as the reader is there.
  *
  * `view(item)` gives `{node, update()}`. Whoever changes `items` calls `sync`, `dropped` or
- * `replaced`. `onfollow(following, unseen)` hears whether the end is in sight.
+ * `replaced`. `onmove()` hears that the window was moved. The keys Home and End go to both ends.
  */
 export class WindowedList {
-  constructor(scroller, list, view, onfollow) {
+  constructor(scroller, list, view, onmove) {
     this._scroller = scroller;
     this._list = list;
     this._view = view;
-    this._onfollow = onfollow;
+    this._onmove = onmove;
     this._views = new Map();
     this.items = [];
     this._start = 0;
     this._end = 0;
+    this._count = 0; // how many there were at the last `sync`
     this.following = true;
     scroller.addEventListener("scroll", () => this._scrolled(), { passive: true });
+    scroller.addEventListener("keydown", (event) => this._key(event));
     new ResizeObserver(() => this.shown()).observe(scroller);
   }
 
@@ -47,6 +49,7 @@ export class WindowedList {
     this._views.clear();
     this._start = Math.max(0, at - STEP);
     this._end = Math.min(items.length, this._start + MOST);
+    this._count = items.length;
     this.following = false;
     this._fill();
     const node = this._views.get(items[at])?.node;
@@ -62,17 +65,20 @@ export class WindowedList {
     for (let i = 0; i < gone; i += 1) this._remove(this._list.firstElementChild);
     this._start = Math.max(0, this._start - n);
     this._end = Math.max(this._start, this._end - n);
+    this._count = Math.max(0, this._count - n);
     this._restore(keep);
   }
 
   /** Show what was added to the end of `items`, and what changed among them. */
   sync(changed = []) {
+    this._count = this.items.length;
     for (const item of changed) this._views.get(item)?.update();
     if (this.following) {
       this._end = this.items.length;
       if (this._end - this._start > MOST) this._start = this._end - (MOST - STEP);
       this._fill();
       this.toEnd();
+      this._tell();
     } else {
       this._end = Math.max(this._end, Math.min(this.items.length, this._start + MOST));
       this._fill();
@@ -106,6 +112,33 @@ export class WindowedList {
     return node;
   }
 
+  /** Whether the window begins with the first item. */
+  get atStart() {
+    return this._start === 0;
+  }
+
+  /** How many items lie behind the window. */
+  get behind() {
+    return this.items.length - this._end;
+  }
+
+  _key(event) {
+    if (event.target !== this._scroller) return;
+    if (event.key === "End") this.follow();
+    else if (event.key === "Home") this._toStart();
+    else return;
+    event.preventDefault();
+  }
+
+  _toStart() {
+    this.following = false;
+    this._start = 0;
+    this._end = Math.min(this.items.length, MOST);
+    this._fill();
+    this._scroller.scrollTop = 0;
+    this._tell();
+  }
+
   /** The list was hidden, and is seen again. */
   shown() {
     if (this.following) this.toEnd();
@@ -115,7 +148,8 @@ export class WindowedList {
     const { scrollTop, clientHeight, scrollHeight } = this._scroller;
     if (clientHeight === 0) return; // hidden
     const below = scrollHeight - scrollTop - clientHeight;
-    this.following = this._end === this.items.length && below < NEAR;
+    // Items that were added since the last `sync` are nothing that the reader has left behind.
+    this.following = this._end >= this._count && below < NEAR;
     if (!this.following && scrollTop < EDGE && this._start > 0) {
       this._move(Math.max(0, this._start - STEP), this._end);
     } else if (!this.following && below < EDGE && this._end < this.items.length) {
@@ -181,6 +215,6 @@ export class WindowedList {
   }
 
   _tell() {
-    this._onfollow?.(this.following, this.items.length - this._end);
+    this._onmove();
   }
 }
