@@ -22,7 +22,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 WORKER = [sys.executable, "-I", "-S", "-u", str(Path(__file__).with_name("worker.py"))]
 """The command of the tests' worker."""
 
-DEADLINE = 5.0
+DEADLINE = 20.0
 """Seconds after which what is awaited is held not to come, on a machine that is busy."""
 
 _CHROMIUM = "/usr/bin/chromium"
@@ -45,16 +45,19 @@ class Gateway:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.port = 0
-        self._start()
+        self.start()
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start it, on the port that it had before."""
+        runtime = self._folder / "runtime"
+        runtime.mkdir(mode=0o700, exist_ok=True)
         environment = {
             **os.environ,
             "HOLDFAST_TOKEN": _TOKEN,
-            "XDG_RUNTIME_DIR": str(self._folder),
-            "XDG_DATA_HOME": str(self._folder),
+            "XDG_RUNTIME_DIR": str(runtime),
         }
         command = [sys.executable, "-m", "holdfast", "serve", "--port", str(self.port)]
+        command += ["--data", str(self._folder / "data")]
         with (self._folder / "stderr").open("ab") as stderr:
             self._process = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment
@@ -87,7 +90,7 @@ class Gateway:
     def restart(self, how: signal.Signals = signal.SIGTERM) -> None:
         """End it and start it again: the same port, token and data."""
         self.close(how)
-        self._start()
+        self.start()
 
     def ask(self, method: str, path: str, body: object = None) -> Any:
         """One REST request."""
@@ -269,4 +272,3 @@ def worker() -> list[str]:
 def session(gateway: Gateway) -> str:
     """The id of a session with the tests' worker, which runs."""
     return gateway.create()["id"]
-

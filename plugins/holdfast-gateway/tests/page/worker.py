@@ -97,7 +97,9 @@ def prompt(id: Any, text: str) -> None:
         sys.stdout.flush()
     elif verb == "count":
         for number in range(int(rest)):
-            sys.stdout.write(f'{{"jsonrpc":"2.0","method":"n{number}","params":{{"i":{number}}}}}\n')
+            sys.stdout.write(
+                f'{{"jsonrpc":"2.0","method":"n{number}","params":{{"i":{number}}}}}\n'
+            )
         sys.stdout.flush()
     elif verb == "ask":
         status = ask(1)

@@ -196,7 +196,7 @@ const BUILD = {
     return () => {};
   },
   gap(entry, body) {
-    body.append(h("span", { class: "hint" }, `events ${entry.from} to ${entry.to} are not kept any more`));
+    body.append(h("span", { class: "hint" }, gapText(entry)));
     return () => {};
   },
   "too-long"(entry, body) {
@@ -207,6 +207,8 @@ const BUILD = {
     return () => {};
   },
 };
+
+const gapText = ({ from, to }) => `nothing is kept between the events ${from - 1} and ${to + 1}`;
 
 function delivery(name) {
   return {
@@ -273,7 +275,7 @@ const MARKS = { line: "←", sent: "→", status_changed: "●", stderr: "!", li
 export function rawView(event) {
   let text = eventText(event);
   if (event.event === "status_changed") text = JSON.stringify(event.status);
-  if (event.event === "gap") text = `events ${event.from} to ${event.to} are not kept any more`;
+  if (event.event === "gap") text = gapText(event);
   const tags = [
     event.origin === "holdfast" && "holdfast",
     event.terminated === false && "cut",
@@ -285,7 +287,7 @@ export function rawView(event) {
   const node = h(
     "div",
     { class: `raw-event ${event.event}` },
-    h("span", { class: "seq" }, String(event.seq)),
+    h("span", { class: "seq" }, event.event === "gap" ? "" : String(event.seq)),
     h("span", { class: "mark", "aria-label": words(event.event), role: "img" }, MARKS[event.event] ?? "?"),
     h("span", { class: "raw-text" }, tags.map((tag) => label(visible(tag))), visibleText(cut(text, SHOWN))),
   );

@@ -5,6 +5,7 @@ import { Composer } from "./compose.js";
 import { announce, ask, h, icon, setText, toast } from "./dom.js";
 import { entryView, rawView, statusText } from "./entries.js";
 import { Feed } from "./feed.js";
+import { readEarlier } from "./history.js";
 import { Model } from "./model.js";
 import { titleOf } from "./sidebar.js";
 import { duration, exitText, oneLine, quoteArgv, visible, visibleText, words } from "./text.js";
@@ -138,7 +139,10 @@ export class SessionView {
   }
 
   _completed() {
+    const opened = !this._complete;
     this._complete = true;
+    // Where many numbers are missing, the last ones alone may be next to nothing.
+    if (opened && this._model.events.length < EARLIER / 10 && this._moreBefore) this._loadEarlier();
     this._empty.hidden = this._model.entries.length > 0;
     this._draw();
   }
@@ -168,17 +172,11 @@ export class SessionView {
   }
 
   async _loadEarlier() {
-    const first = this._session.first_seq || 1;
-    const after = Math.max(first - 1, this._from - EARLIER);
-    this._earlier.disabled = true;
+    const from = this._from;
+    this._earlier.disabled = this._rawEarlier.disabled = true;
     try {
-      const events = [];
-      for (let cursor = after; cursor < this._from; ) {
-        const page = await api.events(this.id, { after: cursor, limit: 1000, client });
-        events.push(...page.events.filter(({ seq }) => seq > cursor && seq <= this._from));
-        if (page.next_after <= cursor) break;
-        cursor = page.next_after;
-      }
+      const { after, events } = await readEarlier(this.id, from, this._session.first_seq || 1, EARLIER);
+      if (this._from !== from) return; // meanwhile it was read anew
       this._from = after;
       this._model.prepend(events);
       this._timeline.set(this._model.statuses);
@@ -189,7 +187,7 @@ export class SessionView {
       if (!(error instanceof Problem)) throw error;
       toast(error.text, { bad: true });
     } finally {
-      this._earlier.disabled = false;
+      this._earlier.disabled = this._rawEarlier.disabled = false;
       this._moved();
     }
   }
@@ -410,9 +408,13 @@ export class SessionView {
     const { following, behind } = this._current;
     this._toEnd.hidden = following;
     setText(this._toEnd, behind > 0 ? `↓ Latest (${behind} more)` : "↓ Latest");
-    const more = this._complete && this._from >= (this._session.first_seq || 1);
+    const more = this._complete && this._moreBefore;
     this._earlier.hidden = !more || !this._transcript.atStart;
     this._rawEarlier.hidden = !more || !this._raw.atStart;
+  }
+
+  get _moreBefore() {
+    return this._from >= (this._session.first_seq || 1);
   }
 
   _draw() {

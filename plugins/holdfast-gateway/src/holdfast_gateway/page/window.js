@@ -41,7 +41,7 @@ export class WindowedList {
 
   /** Items that came before were added, or all were made anew; the place in sight stays. */
   rebuilt(items, find) {
-    const anchor = this._anchor();
+    const anchor = this.following ? null : this._anchor();
     const at = anchor ? find(anchor.item) : -1;
     if (!anchor || at < 0) return this.replaced(items);
     this.items = items;
