@@ -117,8 +117,9 @@ def read(run: Run, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def test_pieces_of_text_are_one_entry(run: Run):
     """What is streamed in pieces is read as one text, a pair of surrogates in two pieces too."""
-    pieces = [line(n, r'{"method":"event","params":{"type":"ContentPart","payload":{"text":"%s"}}}' % each)
-              for n, each in enumerate(("a ", r"\ud83d", r"\ude00", "b"), 1)]  # fmt: skip
+    template = wire(0, "ContentPart", text="TEXT")["text"]
+    texts = ("a ", r"\ud83d", r"\ude00", "b")
+    pieces = [line(n, template.replace("TEXT", text)) for n, text in enumerate(texts, 1)]
     (entry,) = read(run, pieces)
     assert (entry["type"], entry["text"], entry["n"]) == ("text", "a \U0001f600b", 4)
 

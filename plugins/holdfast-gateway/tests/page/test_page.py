@@ -90,7 +90,7 @@ def test_a_worker_killed_from_outside(screen, session, record_property):
     expect(answer).to_be_visible()
     record_property("seconds_from_kill_to_error", round(time.monotonic() - killed, 3))
 
-    expect(answer).to_contain_text("holdfast, in the worker’s place")
+    expect(answer).to_contain_text("in the worker")
     expect(answer).to_contain_text("killed by SIGKILL")
     expect(answer).to_contain_text("asked: talk")
     expect(screen.page.locator(".session > .detail")).to_contain_text("killed by SIGKILL")
@@ -277,6 +277,24 @@ def test_dialect_jsonrpc(screen, worker):
     box.fill('{"jsonrpc": "2.0",\n "id": 12345678901234567890123,\n "method": "other"}')
     box.press("Control+Enter")
     expect(screen.page.locator(".entry.answer")).to_have_count(2)
+
+
+def test_dialect_acp(screen, worker):
+    """An agent that needs a handshake is given one by its templates; then there are prompts."""
+    session = screen.gateway.create(worker, dialect="acp")["id"]
+    screen.open(session)
+    send = screen.page.get_by_role("button", name="Send")
+    expect(send).to_be_disabled()
+    expect(screen.page.locator("#composer-hint")).to_contain_text("handshake")
+    screen.page.get_by_role("button", name="Raw JSON").click()
+    for count, template in enumerate(("initialize", "session/new"), 1):
+        screen.page.get_by_role("button", name=template, exact=True).click()
+        send.click()
+        expect(screen.page.locator(".entry.answer")).to_have_count(count)
+    screen.page.get_by_role("button", name="Prompt", exact=True).click()
+    screen.prompt("good day")
+    expect(screen.page.locator(".entry.text")).to_contain_text("You said: good day")
+    expect(screen.page.locator(".entry.answer").last).to_contain_text("end turn")
 
 
 def test_timeline_by_keyboard(screen, session):

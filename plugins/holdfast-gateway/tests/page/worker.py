@@ -117,6 +117,16 @@ def prompt(id: Any, text: str) -> None:
     say(id=id, result={"status": status})
 
 
+def agent(id: Any, params: dict[str, Any]) -> None:
+    """A turn of the Agent Client Protocol: the prompt comes back in two pieces."""
+    text = params["prompt"][0]["text"]
+    for piece in ("You said: ", text):
+        chunk = {"type": "text", "text": piece}
+        update = {"sessionUpdate": "agent_message_chunk", "content": chunk}
+        say(method="session/update", params={"sessionId": params["sessionId"], "update": update})
+    say(id=id, result={"stopReason": "end_turn"})
+
+
 def main() -> None:
     if sys.argv[1:] == ["plain"]:
         for line in sys.stdin:
@@ -128,6 +138,10 @@ def main() -> None:
         request = heard()
         if request.get("method") == "prompt":
             prompt(request["id"], request["params"]["user_input"])
+        elif request.get("method") == "session/new":
+            say(id=request["id"], result={"sessionId": "s1"})
+        elif request.get("method") == "session/prompt":
+            agent(request["id"], request["params"])
         elif "id" in request:
             say(id=request["id"], result={})
 

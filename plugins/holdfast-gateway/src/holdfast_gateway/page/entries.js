@@ -147,7 +147,8 @@ const BUILD = {
   },
   answer(entry, body) {
     const value = entry.value;
-    const status = entry.question && typeof value?.status === "string" ? value.status : null;
+    const end = value?.status ?? value?.stopReason;
+    const status = entry.question && typeof end === "string" ? words(end) : null;
     const took = h("span", { class: "hint" });
     const method = entry.question ? "" : entry.method;
     const title = status

@@ -8,7 +8,7 @@ import { Feed } from "./feed.js";
 import { readEarlier } from "./history.js";
 import { Model } from "./model.js";
 import { titleOf } from "./sidebar.js";
-import { duration, exitText, oneLine, quoteArgv, visible, visibleText, words } from "./text.js";
+import { clock, duration, exitText, oneLine, quoteArgv, shortCommand, visible, visibleText, words } from "./text.js";
 import { Timeline } from "./timeline.js";
 import { WindowedList } from "./window.js";
 
@@ -16,6 +16,8 @@ const OPENING = 4000; // events read when a session is opened; earlier ones when
 const EARLIER = 2000; // events that one "load earlier" brings
 const HELD = 20_000; // events held while the end is followed
 const HELD_AT_MOST = 100_000; // and while somebody reads further up
+const when = (time) => `${time.toLocaleDateString()}, ${clock(time)}`;
+
 const VIEWS = ["transcript", "raw", "details"];
 
 export class SessionView {
@@ -312,7 +314,7 @@ export class SessionView {
           h("span", { class: "pill" }, h("span", { class: "dot" }), this._state, this._reason),
           this._durability,
         ),
-        h("div", { class: "subtitle" }, h("span", {}, oneLine(session.target)), h("code", {}, oneLine(quoteArgv(session.command)))),
+        h("div", { class: "subtitle" }, h("span", {}, oneLine(session.target)), h("code", { title: oneLine(quoteArgv(session.command)) }, oneLine(shortCommand(session.command)))),
       ),
       h("div", { class: "actions", role: "group", "aria-label": "Actions" }, Object.values(this._actions)),
     );
@@ -447,18 +449,19 @@ export class SessionView {
     const updated = new Date(status.updated_at);
     const rows = [
       ["state", `${status.state} · ${words(status.reason)}`],
-      ["since", `${updated.toLocaleTimeString()} (${duration(Date.now() + skew - updated)})`],
+      ["since", `${clock(updated)} (${duration(Date.now() + skew - updated)})`],
       ["detail", status.detail],
       ["cause", words(status.cause)],
       ["worker", [status.worker_id, words(status.worker)].filter(Boolean).join(" · ")],
       ["exit", exitText(status.exit)],
       ["in flight", session.in_flight ? String(session.in_flight) : null],
+      ["command", quoteArgv(session.command)],
       ["dialect", session.dialect],
       ["directory", session.cwd],
       ["environment", session.env?.join(", ")],
       ["kept", session.durability === "memory" ? `in memory only${session.durability_detail ? `: ${session.durability_detail}` : ""}` : session.durability],
       ["events", `${session.first_seq || 0} to ${Math.max(session.last_seq, this._feed?.cursor ?? 0)}`],
-      ["created", new Date(session.created_at).toLocaleString()],
+      ["created", when(new Date(session.created_at))],
       ["id", session.id],
     ].filter(([, value]) => value);
     const known = [...this._facts.children];

@@ -118,9 +118,14 @@ export function parseArgv(line) {
 export function quoteArgv(argv) {
   return argv
     .map((word) =>
-      /^[\w@%+=:,./-]+$/.test(word) ? word : "'" + word.replaceAll("'", "'\\''") + "'",
+      /^[\w@%+=:,./…-]+$/.test(word) ? word : "'" + word.replaceAll("'", "'\\''") + "'",
     )
     .join(" ");
+}
+
+/** A command line in which long paths are only their last part. */
+export function shortCommand(argv) {
+  return quoteArgv(argv.map((word) => (/^\/.{24,}$/.test(word) ? "…/" + word.split("/").pop() : word)));
 }
 
 /** What a shell would have acted on, had this been one; for a hint. */
