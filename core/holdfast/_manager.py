@@ -237,7 +237,8 @@ class SessionManager:
         if transport is None:
             transport = Refusing(why or "")
         if not head.clean:
-            head = msgspec.structs.replace(head, last_seq=head.last_seq + SKIP)
+            shown = stored.shown if stored.shown is not None else head.last_seq + SKIP
+            head = msgspec.structs.replace(head, last_seq=max(head.last_seq, shown))
         return self._list(spec, transport, spec.command, dialect, head)
 
     def _transport(self, target: str) -> Transport:

@@ -30,16 +30,19 @@ _GROUP: Final = 4096
 _GROUP_BYTES: Final = 8 * 1024 * 1024
 """Bytes in one write, which are held beside the journals' own while it lasts."""
 
-_PIECE: Final = 1024
+_PIECE: Final = 2048
 """Events of one session in one write, so that a loud one does not keep the others waiting."""
 
-BACKLOG_BYTES: Final = 16 * 1024 * 1024
+BACKLOG_BYTES: Final = 32 * 1024 * 1024
 """What a session's journal may hold beyond its own limit for a store that is behind or fails: for
 a burst, and for some seconds of a full disk. Beyond that, the oldest events give way."""
 
 _LINGER: Final = 0.005
 """Seconds from one write to the next, so that events which come one by one share a commit and the
 event loop has few of its turns taken; so long may an event that was shown not be safe yet."""
+
+_ENOUGH: Final = 256
+"""Events in a write after which the next one follows at once: there is no need to wait for more."""
 
 _RETRY: Final = 1.0
 """Seconds until a store that failed is tried again: space comes back when somebody makes some."""
@@ -48,9 +51,9 @@ _FAREWELL: Final = 5.0
 """Seconds for the last writes, and as many for closing the store, when a manager is left."""
 
 SKIP: Final = 1_000_000
-"""How many seqs are left out after a program that ended without a word. It may have shown events
-that it had not stored, and their seqs must not be given out again. More than a journal of the
-default size retains, hence more than a store that works can be behind."""
+"""How many seqs are left out after a program that ended without a word, if the store does not know
+what was shown: events that it lacks may have been, and their seqs must not be given out again. More
+than a journal of the default size retains, hence more than a store that works can be behind."""
 
 _REQUEST: Final = Kind.REQUEST
 _ANSWER: Final = Kind.ANSWER
@@ -79,6 +82,7 @@ class Track:
         self.caught_up = True
         self.gap: str | None = None
         self._recorder = recorder
+        self._shown = recorder.store.shown
         self._spec = spec
         self._new = resumed is None
         self._journal = journal
@@ -92,6 +96,7 @@ class Track:
 
     def touch(self) -> None:
         """There is something to record."""
+        self._shown(self.id, self._journal.last_seq)
         if not self._waiting:
             self._waiting = True
             self._recorder.wake(self)
@@ -137,9 +142,10 @@ class Track:
             if isinstance(got, Lagged):
                 if events:
                     break
-                self.caught_up = False
                 self.gap = f"events {cursor + 1} to {got.resume_from - 1} are not kept"
-                _log.warning("session %s: %s: the store did not take them", self.id, self.gap)
+                if self.caught_up:  # once, however far it falls behind
+                    _log.warning("session %s: %s: the store is too slow", self.id, self.gap)
+                self.caught_up = False
                 cursor, last_status, open = got.resume_from - 1, status, dict.fromkeys(in_flight)
                 continue
             if not got:
@@ -168,6 +174,7 @@ class Track:
         self._new = False
         self.stored, self._status, self._open = self._next
         self._journal.release(self.stored)
+        self._shown(self.id, self._journal.last_seq)  # now that it is kept
         if self.stored == self._journal.last_seq:
             self.caught_up = True
         else:
@@ -242,11 +249,12 @@ class Recorder:
 
     async def catch_up(self) -> bool:
         """Write all that there is now; say whether it could be written."""
-        while self._waiting:
-            await self.write()
+        while True:
+            await self.write()  # waits for one that is under way, too
             if self.failure is not None:
                 return False
-        return True
+            if not self._waiting:
+                return True
 
     def add(self, track: Track) -> None:
         """Record a session from now on."""
@@ -266,16 +274,18 @@ class Recorder:
                 await self._work.wait()
                 continue
             await self.write()
+            count = await self.write()
             if self.failure is not None:
                 await anyio.sleep(_RETRY)
-            else:
+            elif count < _ENOUGH:
                 await anyio.sleep(_LINGER)
 
-    async def write(self) -> None:
-        """One write, of what has come since the last one."""
+    async def write(self) -> int:
+        """One write, of what has come since the last one; gives the number of events."""
         async with self._turn:
             taken: list[Track] = []
             done = False
+            entries: list[StoreEntry] = []
             try:
                 if not self._opened:
                     await self.store.open()
@@ -299,6 +309,7 @@ class Recorder:
             if done and self.failure is not None:
                 self.failure = None
                 _log.warning("events are stored again")
+            return sum(len(entry.events) for entry in entries)
 
     def _take(self, taken: list[Track]) -> list[StoreEntry]:
         entries: list[StoreEntry] = []
@@ -347,7 +358,6 @@ class Recorder:
         self._leaving = True
         self._work.ring()
         with anyio.move_on_after(_FAREWELL, shield=True):
-            await self.write()
             await self.catch_up()
             async with self._turn:
                 last = [entry for each in self._tracks.values() if (entry := each.farewell())]

@@ -119,10 +119,17 @@ class SessionHead(msgspec.Struct, frozen=True):
 
 
 class StoredSession(msgspec.Struct, frozen=True):
-    """A session as a store has it."""
+    """A session as a store has it.
+
+    Attributes:
+        spec: What it is made of.
+        head: How far it had come with the last event that is kept.
+        shown: The seq of the last event that anybody can have seen, if the store knows it.
+    """
 
     spec: SessionSpec
     head: SessionHead
+    shown: int | None = None
 
 
 class StoreEntry(msgspec.Struct, frozen=True):
@@ -201,6 +208,13 @@ class Store(ABC):
     @abstractmethod
     def first_seq(self, session_id: str) -> int | None:
         """The seq of the oldest event that is kept, ``None`` if none is. It does not wait."""
+
+    def shown(self, session_id: str, seq: int) -> None:  # noqa: B027 - a default, not a gap
+        """An event of this seq may be seen by anybody from now on, and is not stored yet.
+
+        A store may note that where it outlives this process; it must not wait. It is called for
+        sessions that are not kept yet, too, which need no such note. The default notes nothing.
+        """
 
     @abstractmethod
     async def remove(self, session_id: str) -> None:

@@ -144,6 +144,13 @@ ROWS = [
         {"without the slow one": lambda: measures.fan_out(1000, 2_620, slow=False)},
         {"without the slow one": (">=", 0.8)},
     ),
+    Comparison(
+        f"events into the log, {measures.GROUP} a commit",
+        "1/s",
+        lambda: measures.log_holdfast(50_000),
+        {"sqlite3 executemany": lambda: measures.log_raw(50_000)},
+        {"sqlite3 executemany": (">=", 0.35)},
+    ),
     _ssh(
         "round trip, 200-byte line",
         "s",

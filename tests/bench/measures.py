@@ -7,10 +7,12 @@ lines per second. Peers and holdfast take turns: a machine that becomes slow is 
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import gc
 import os
 import statistics
 import sys
+import tempfile
 import threading
 import time
 import tracemalloc
@@ -212,6 +214,61 @@ async def fan_out(readers: int, count: int, slow: bool) -> float:
             took = time.perf_counter() - began
             tasks.cancel_scope.cancel()
     return readers * total / took
+
+
+# -- the event log --------------------------------------------------------------------------------
+
+GROUP = 100
+
+
+def _log(count: int) -> list[list[holdfast.Event]]:
+    """Lines of 200 bytes, in groups."""
+    data = b"x" * 200
+    return [
+        [holdfast.Line(seq, data) for seq in range(first, first + GROUP)]
+        for first in range(1, count + 1, GROUP)
+    ]
+
+
+async def log_raw(count: int) -> float:
+    """``executemany`` of rows that are at hand, one transaction for each group."""
+    import sqlite3
+
+    rows = [[(each.seq, getattr(each, "data", b"")) for each in group] for group in _log(count)]
+    with tempfile.TemporaryDirectory() as folder:
+        database = sqlite3.connect(f"{folder}/raw.sqlite3", isolation_level=None)
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = NORMAL")
+        database.execute("CREATE TABLE events (seq INTEGER PRIMARY KEY, data BLOB)")
+        began = time.perf_counter()
+        for group in rows:
+            database.execute("BEGIN")
+            database.executemany("INSERT INTO events VALUES (?, ?)", group)
+            database.execute("COMMIT")
+        took = time.perf_counter() - began
+        database.close()
+    return count / took
+
+
+async def log_holdfast(count: int) -> float:
+    """The gateway's event log: events to rows, in a thread, one commit for each group."""
+    from holdfast_gateway._sqlite import SQLiteStore
+
+    now = dt.datetime.now(dt.UTC)
+    command, limits = holdfast.Command(("cat",)), holdfast.Limits()
+    spec = holdfast.SessionSpec("s", "local:", command, (), "lines", limits, now, {})
+    status = holdfast.Status("s", holdfast.State.IDLE, 1, "s/1", None, None, now)
+    with tempfile.TemporaryDirectory() as folder:
+        store = SQLiteStore(f"{folder}/log")
+        await store.open()
+        groups = _log(count)
+        began = time.perf_counter()
+        for group in groups:
+            head = holdfast.SessionHead(status, group[-1].seq, 1, (), clean=True)
+            await store.write([holdfast.StoreEntry(spec, head, group)])
+        took = time.perf_counter() - began
+        await store.close()
+    return count / took
 
 
 # -- many sessions --------------------------------------------------------------------------------

@@ -182,3 +182,31 @@ def test_a_reader_beside_a_writer_misses_nothing_unknowingly(
                 assert got[0].seq == cursor + 1
                 cursor = got[-1].seq
     assert cursor <= count
+
+
+def test_a_journal_that_goes_on() -> None:
+    """It may begin behind a seq; what lies before is not retained."""
+    journal = Journal(MIB, last_seq=41)
+    assert (journal.first_seq, journal.last_seq) == (42, 41)
+    assert seqs(journal.read(41, 10)) == []
+    assert journal.read(40, 10) == Lagged(42)
+    journal.skip(100)
+    assert (journal.first_seq, journal.last_seq) == (142, 141)
+    journal.append(lines(142, 1))
+    assert seqs(journal.read(141, 10)) == [142]
+
+
+def test_what_is_not_released_stays_longer() -> None:
+    """Events that are kept nowhere else may take more, and give way to a bound all the same."""
+    journal = Journal(10_000, 20_000)
+    for seq in range(1, 16):
+        journal.append(lines(seq, 1000))
+    assert journal.first_seq == 1, "above the first bound, below the second"
+    journal.release(5)
+    assert journal.first_seq == 6
+    journal.release(15)
+    assert 8 <= journal.first_seq <= 10, "back to the first bound"
+    for seq in range(16, 100):
+        journal.append(lines(seq, 1000))
+    assert 70 < journal.first_seq < 80, "no more than both"
+    assert seqs(journal.read(98, 10)) == [99]

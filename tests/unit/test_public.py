@@ -123,7 +123,7 @@ FIELDS: dict[str, str] = {
     "TransportSpec": "scheme factory summary example options",
     "StoreSpec": "scheme factory summary example",
     "StoreEntry": "spec head events new",
-    "StoredSession": "spec head",
+    "StoredSession": "spec head shown",
     "SessionSpec": "id target command env dialect limits created_at record",
     "SessionHead": "status last_seq generation in_flight clean",
     "Limits": "max_line retained_bytes stderr_tail send_timeout eof_grace term_grace",

@@ -222,6 +222,12 @@ BROKEN = {
         def holdfast_dialects():
             return ["mcp"]
     """,
+    "wrong store": """
+        import holdfast
+        @holdfast.hookimpl
+        def holdfast_store():
+            return ["sqlite"]
+    """,
     "unknown hook": """
         import holdfast
         @holdfast.hookimpl
@@ -458,6 +464,38 @@ def test_a_plugin_cannot_change_a_dialect() -> None:
 
 SESSION: Any = SimpleNamespace(id="s")
 STATUS = Status("s", State.IDLE, 1, "s/1", None, None, dt.datetime.now(dt.UTC))
+
+
+def test_a_store_of_a_plugin(plugins: Plugins) -> None:
+    """A store is found by the scheme of its URL, and made with all of it."""
+    plugins.add(
+        "kept",
+        """
+        import holdfast
+        @holdfast.hookimpl
+        def holdfast_store():
+            return [holdfast.StoreSpec("memory", lambda url: url, "nowhere", "memory:")]
+        """,
+    )
+    registry = plugins.registry
+    assert registry.store("memory:/somewhere") == "memory:/somewhere"
+    with pytest.raises(ValueError, match=r"no store named 'memry' .did you mean 'memory'.*memory"):
+        registry.store("memry:/x")
+    with pytest.raises(ValueError, match="known: none"):
+        Registry(entry_points=[]).store("sqlite:/x")
+
+
+def test_a_store_whose_scheme_is_taken() -> None:
+    """Two plugins cannot bring the same store."""
+
+    class Keeping:
+        @holdfast.hookimpl
+        def holdfast_store(self) -> list[holdfast.StoreSpec]:
+            return [holdfast.StoreSpec("k", Any, "s", "k:")]
+
+    registry = registry_of(Keeping())
+    with pytest.raises(PluginLoadError, match="there is a store 'k' already"):
+        registry.register(Keeping(), "second")
 
 
 def test_observers_are_told_what_they_ask_for() -> None:

@@ -37,8 +37,7 @@ from ._hosting import (
     start,
 )
 from ._problems import Problem
-from ._stream import PARSE_ERROR
-from ._views import encode, event_view, seen_by, session_view
+from ._views import encode, event_view, fault, seen_by, session_view
 
 _DELIVERY_WAIT: Final = 10.0
 """Seconds to wait for a message to be written before its delivery is said to be unknown."""
@@ -280,20 +279,20 @@ async def send_message(
         await done.wait()
     result = outcome[0] if outcome else None
     if isinstance(result, Exception):
-        raise _refusal(result, hosted) from result
+        raise _refusal(result, hosted, data) from result
     delivery = result.delivery if result is not None else Delivery.UNKNOWN
     status = result.status if result is not None else hosted.session.status
     id = result.id if result is not None else hosted.id_of(data)
     return json_response({"delivery": delivery, "status": status.to_dict(), "id": id})
 
 
-def _refusal(error: Exception, hosted: Hosted) -> Problem:
+def _refusal(error: Exception, hosted: Hosted, data: bytes = b"") -> Problem:
     match error:
         case InvalidMessage():
             answer = {"jsonrpc": "2.0", "id": None}
-            fault = {"code": PARSE_ERROR, "message": str(error)}
+            error_object = {"code": fault(data), "message": str(error)}
             hint = "send one JSON-RPC message on one line, with an id that is not in flight"
-            return Problem(400, str(error), hint, error={**answer, "error": fault})
+            return Problem(400, str(error), hint, error={**answer, "error": error_object})
         case NotAllowed():
             hint = "its events can be read; delete it, or ask who runs this gateway"
             return Problem(403, str(error), hint)

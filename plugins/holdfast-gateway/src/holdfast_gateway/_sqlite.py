@@ -20,6 +20,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import quote
@@ -42,6 +43,7 @@ from holdfast import (
 )
 
 from . import _sqlite_files as files
+from ._sqlite_shown import Shown, load, remove
 from ._sqlite_tidy import OVERHEAD, Kept, Retention, Tidier, transaction
 
 _log = logging.getLogger("holdfast.gateway")
@@ -54,6 +56,7 @@ CREATE TABLE sessions (
     id BLOB NOT NULL UNIQUE,
     spec BLOB NOT NULL,
     head BLOB NOT NULL,
+    clean INTEGER NOT NULL,
     size INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE events (
@@ -63,6 +66,7 @@ CREATE TABLE events (
     data BLOB
 );
 CREATE TABLE forgotten (number INTEGER PRIMARY KEY);
+CREATE TABLE shown (token TEXT NOT NULL);
 """
 
 _CHECK: Final = 10.0
@@ -82,6 +86,17 @@ _PATIENCE: Final = 2.0
 
 _WAL_BYTES: Final = 16 * 1024 * 1024
 """To this size the write-ahead log is cut once its content is in the database."""
+
+_MANY: Final = 64
+"""Rows in one statement. Each step of one gives the interpreter's lock away, and must get it back
+again; with many rows in one, half as much again to twice as many go in beside a busy loop."""
+
+
+def _insert(rows: int) -> str:
+    return "INSERT OR IGNORE INTO events VALUES " + ", ".join(["(?, ?, ?, ?)"] * rows)
+
+
+_INSERT_MANY: Final = _insert(_MANY)
 
 _DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
@@ -114,6 +129,9 @@ class SQLiteStore(Store):
         self._identity: tuple[int, int] | None = None
         self._damaged = False
         self._readers: list[sqlite3.Connection] = []
+        self._shown: Shown | None = None
+        self._known: dict[int, int] = {}  # what the last program has shown
+        self._was_open = False  # once it was, events may have been shown without a note
         self._era = 0  # a reader of an earlier file is not used again
 
     # -- called in the event loop ------------------------------------------------------------
@@ -151,9 +169,22 @@ class SQLiteStore(Store):
         kept = self._sessions.get(session_id)
         return kept.first_seq if kept is not None else None
 
+    def shown(self, session_id: str, seq: int) -> None:
+        """An event of this seq may be seen by anybody from now on."""
+        kept, shown = self._sessions.get(session_id), self._shown
+        if kept is not None and shown is not None:
+            try:
+                shown.mark(kept.number, seq)
+            except OSError as error:
+                _log.warning("what is shown can no longer be noted: %s", error)
+                self._shown = None
+                shown.discard()
+
     async def remove(self, session_id: str) -> None:
         """Forget a session; its events are deleted little by little."""
-        await self._in_thread(lambda: self._remove(session_id))
+        number = await self._in_thread(lambda: self._remove(session_id))
+        if number is not None and self._shown is not None:
+            self._shown.drop(number)
 
     async def close(self) -> None:
         """Give the directory free."""
@@ -180,6 +211,9 @@ class SQLiteStore(Store):
             self._writing.release()
 
     def _open(self) -> None:
+        if self._shown is not None:  # the log is to be opened anew: nobody will ask for these
+            self._shown.discard()
+            self._shown = None
         self._close()
         try:
             files.prepare(self._directory)
@@ -228,6 +262,29 @@ class SQLiteStore(Store):
         self._identity = files.identity(self._path)
         self._damaged = False
         self._survey(writer)
+        self._begin_showing(writer)
+
+    def _begin_showing(self, writer: sqlite3.Connection) -> None:
+        """Take over what was shown before, and note what will be under a new name.
+
+        Whoever comes later looks for the name that stands here. If there is nothing under it, at
+        whatever point this was cut off, then nothing is known, and never something that was.
+        """
+        old = [token for (token,) in writer.execute("SELECT token FROM shown")]
+        known = load(old[-1]) if old and not self._was_open else {}
+        numbers = {each.number for each in self._sessions.values()}
+        self._known = {number: seq for number, seq in known.items() if number in numbers}
+        self._was_open = True
+        token = os.urandom(16).hex()
+        with transaction(writer):
+            writer.execute("DELETE FROM shown")
+            writer.execute("INSERT INTO shown VALUES (?)", (token,))
+        for each in old:
+            remove(each)
+        try:
+            self._shown = Shown(token, self._known)
+        except OSError as error:
+            _log.info("what is shown cannot be noted, so seqs will be skipped: %s", error)
 
     def _connection(self, mode: str) -> sqlite3.Connection:
         return sqlite3.connect(
@@ -277,11 +334,14 @@ class SQLiteStore(Store):
 
     def _list(self) -> list[StoredSession]:
         assert self._writer is not None
-        rows = self._writer.execute("SELECT id, spec, head FROM sessions ORDER BY number")
+        rows = self._writer.execute("SELECT id, spec, head, number FROM sessions ORDER BY number")
         found = []
-        for id, spec, head in rows.fetchall():
+        for id, spec, head, number in rows.fetchall():
+            shown = self._known.get(number)
             try:
-                found.append(StoredSession(SessionSpec.unpack(spec), SessionHead.unpack(head)))
+                found.append(
+                    StoredSession(SessionSpec.unpack(spec), SessionHead.unpack(head), shown)
+                )
             except ValueError as error:
                 _log.warning("session %s of %s cannot be read: %s", _text(id), self._path, error)
         return found
@@ -324,24 +384,28 @@ class SQLiteStore(Store):
             kept = None
         if kept is None:
             number = writer.execute(
-                "INSERT INTO sessions (id, spec, head) VALUES (?, ?, ?)",
+                "INSERT INTO sessions (id, spec, head, clean) VALUES (?, ?, ?, 0)",
                 (_name(id), entry.spec.pack(), b""),
             ).lastrowid
             assert number is not None
             kept = Kept(number)
         low, _ = kept.keys
-        rows = []
+        values: list[object] = []
         size = 0
         for event in entry.events:
             text, data = pack_event(event)
             size += len(text) + OVERHEAD
             if data is not None:
                 size += len(data)
-            rows.append((low + event.seq, at, text, data))
-        writer.executemany("INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?)", rows)
+            values += (low + event.seq, at, text, data)
+        for start in range(0, len(values), _MANY * 4):
+            part = values[start : start + _MANY * 4]
+            writer.execute(
+                _INSERT_MANY if len(part) == _MANY * 4 else _insert(len(part) // 4), part
+            )
         writer.execute(
-            "UPDATE sessions SET head = ?, size = size + ? WHERE number = ?",
-            (entry.head.pack(), size, kept.number),
+            "UPDATE sessions SET head = ?, clean = ?, size = size + ? WHERE number = ?",
+            (entry.head.pack(), entry.head.clean, size, kept.number),
         )
         first_seq, first_at = kept.first_seq, kept.first_at
         if first_seq is None and entry.events:
@@ -352,23 +416,34 @@ class SQLiteStore(Store):
         writer.execute("DELETE FROM sessions WHERE number = ?", (kept.number,))
         writer.execute("INSERT OR IGNORE INTO forgotten VALUES (?)", (kept.number,))
 
-    def _remove(self, session_id: str) -> None:
+    def _remove(self, session_id: str) -> int | None:
         writer = self._ready()
         kept = self._sessions.get(session_id)
         if kept is None:
-            return
+            return None
         with transaction(writer):
             self._delete(writer, kept)
         self._sessions.pop(session_id, None)
         self._tidy(writer)
+        return kept.number
 
     def _disconnect(self) -> None:
         self._era += 1
+        shown, self._shown = self._shown, None
         while self._readers:
             self._readers.pop().close()
         if self._writer is not None:
             writer, self._writer = self._writer, None
+            if shown is not None:
+                self._end_showing(writer, shown)
             writer.close()  # the last connection brings the write-ahead log home
+
+    def _end_showing(self, writer: sqlite3.Connection, shown: Shown) -> None:
+        """Leave the notes only if somebody will need them."""
+        shown.close()
+        with suppress(sqlite3.Error):  # then nobody knows, and they stay
+            if writer.execute("SELECT 1 FROM sessions WHERE NOT clean LIMIT 1").fetchone() is None:
+                shown.discard()
 
     def _close(self) -> None:
         try:

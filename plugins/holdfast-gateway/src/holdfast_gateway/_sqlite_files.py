@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +25,8 @@ def prepare(directory: Path) -> None:
         StoreError: It is a symbolic link, somebody else's, or open to others.
         OSError: It can be neither made nor read.
     """
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        directory.mkdir(mode=0o700, parents=True)
     found = directory.lstat()
     if stat.S_ISLNK(found.st_mode):
         raise StoreError(f"{directory} is a symbolic link: name the directory that it leads to")

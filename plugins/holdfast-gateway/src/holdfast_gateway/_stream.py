@@ -32,7 +32,7 @@ from holdfast import (
 )
 
 from ._hosting import MAX_WAITING, AlreadyAnswered, Gateway, Hosted, NotAllowed, TooMuchWaits
-from ._views import content, error_answer, event_view, notification, seen_by
+from ._views import content, error_answer, event_view, fault, notification, seen_by
 
 GOING_AWAY: Final = 1001
 """The gateway stops (RFC 6455, section 7.4.1)."""
@@ -41,8 +41,6 @@ FORGOTTEN: Final = 4404
 TOO_MANY: Final = 4429
 """Too many clients stream this session."""
 
-PARSE_ERROR: Final = -32700
-INVALID_REQUEST: Final = -32600
 TOO_MUCH_WAITS: Final = -32003
 NOT_ALLOWED: Final = -32004
 """As the one before, beyond holdfast's own codes, which docs/protocol.md lists."""
@@ -167,8 +165,7 @@ class Stream:
             await self._hosted.send(self._client, data)
         except InvalidMessage as error:
             id = self._hosted.id_of(data)
-            code = PARSE_ERROR if id is None else INVALID_REQUEST
-            await self._tell(error_answer(id, code, str(error), "see docs/protocol.md"))
+            await self._tell(error_answer(id, fault(data), str(error), "see docs/protocol.md"))
         except AlreadyAnswered as error:
             await self._tell(_request_answered(self._hosted.id_of(data), error.client))
         except TooMuchWaits:

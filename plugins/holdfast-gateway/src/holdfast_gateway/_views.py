@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING, Any
+import json
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -22,6 +23,9 @@ from ._clients import given_back, with_id
 
 if TYPE_CHECKING:
     from ._hosting import Hosted
+
+PARSE_ERROR: Final = -32700
+INVALID_REQUEST: Final = -32600
 
 encode = msgspec.json.Encoder().encode
 
@@ -118,6 +122,17 @@ def content(data: bytes, prefix: str = "") -> dict[str, str]:
 def notification(method: str, params: object, **more: object) -> str:
     """One of our own messages to a client."""
     return encode({"jsonrpc": "2.0", "method": method, **more, "params": params}).decode()
+
+
+def fault(data: bytes) -> int:
+    """The JSON-RPC error code for a message that is none: no JSON, or no use."""
+    try:
+        json.loads(data)
+    except RecursionError:
+        return INVALID_REQUEST
+    except ValueError:
+        return PARSE_ERROR
+    return INVALID_REQUEST
 
 
 def error_answer(id: RequestId | None, code: int, message: str, hint: str) -> str:
