@@ -77,7 +77,7 @@ def test_a_prompt_and_what_is_said(screen, session):
     ]
 
 
-def test_a_worker_killed_from_outside(screen, session, record_property):
+def test_a_worker_killed_from_outside(screen, session):
     """Within a second of kill -9 the page shows the error and its answer; a prompt recovers."""
     screen.open(session)
     screen.prompt("talk")
@@ -88,7 +88,9 @@ def test_a_worker_killed_from_outside(screen, session, record_property):
     screen.state("error")
     answer = screen.page.locator(".entry.error.by-holdfast")
     expect(answer).to_be_visible()
-    record_property("seconds_from_kill_to_error", round(time.monotonic() - killed, 3))
+    seconds = time.monotonic() - killed
+    print(f"{seconds:.3f} s from kill -9 to the error and its answer on the screen")
+    assert seconds < 10  # a second and less where the machine has time
 
     expect(answer).to_contain_text("in the worker")
     expect(answer).to_contain_text("killed by SIGKILL")
@@ -406,13 +408,13 @@ def test_hostile_output_is_text(screen, session):
     assert not [each for each in text if each in "\x1b\x07\x08\x9b\u202e\u202c\u2066\u2069\u200b"]
 
 
-def test_a_long_flood(screen, session, record_property):
+def test_a_long_flood(screen, session):
     """100,000 lines are read, the document stays small, and the end is in sight."""
     screen.open(session)
     began = time.monotonic()
     screen.prompt("count 100000")
     expect(screen.page.locator(".entry.answer")).to_be_visible(timeout=100_000)
-    record_property("seconds_for_100k_events", round(time.monotonic() - began, 2))
+    print(f"{time.monotonic() - began:.1f} s for 100,000 events")
     assert screen.page.locator(".entries > *").count() <= 400
     expect(screen.page.locator(".entry.note").last).to_contain_text("n99999")
     assert screen.page.evaluate("document.querySelectorAll('*').length") < 8000
