@@ -25,7 +25,7 @@ from holdfast import (
     WorkerNotStarted,
 )
 
-from ._scripts import FAILED, GUARD, KILLED, READY, STARTED, not_started, start_line
+from .._shell import FAILED, GUARD, KILLED, READY, STARTED, not_started, start_line
 
 _REAP: Final = 3.0
 """Seconds for the guard to kill a group, and the same again for the exit to be told."""
