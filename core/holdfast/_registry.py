@@ -144,7 +144,9 @@ class Registry:
             )
         else:
             try:
-                self._add(candidates[0].load(), name, distributions[0])
+                plugin = candidates[0].load()
+                if not self._plugins.is_registered(plugin):  # it has a name for each of its schemes
+                    self._add(plugin, name, distributions[0])
             except PluginError as error:
                 failure = error
             except (Exception, SystemExit) as error:  # noqa: BLE001 - it breaks only itself
