@@ -9,9 +9,11 @@ their end), then the two kinds of workers: ``_created`` (in a container made for
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
@@ -21,6 +23,7 @@ from holdfast import (
     Command,
     Target,
     Transport,
+    TransportError,
     TransportSpec,
     TransportUnavailable,
     hookimpl,
@@ -37,7 +40,7 @@ from ._settings import (
     check_image,
     from_target,
 )
-from ._where import DOCKER, PODMAN, Kind
+from ._where import DOCKER, PODMAN, Kind, find
 
 if TYPE_CHECKING:
     from ._channel import EngineChannel
@@ -47,7 +50,12 @@ if TYPE_CHECKING:
 
 __all__ = ["ContainerTransport", "ExecTransport", "Mount", "Pull"]
 
-_KINDS: Mapping[str, Kind] = {"docker": DOCKER, "podman": PODMAN}
+_log = logging.getLogger("holdfast.container")
+
+_REAP: Final = 60.0
+"""Seconds for all leftovers of one engine to be removed."""
+
+_KINDS: Final[Mapping[str, Kind]] = {"docker": DOCKER, "podman": PODMAN}
 
 
 class _EngineTransport(Transport):
@@ -69,6 +77,7 @@ class _EngineTransport(Transport):
     def _use(self, kind: Kind, settings: Settings) -> None:
         self._kind = kind
         self._settings = settings
+        self._reaped = False
         self._engine: Engine | None = None
         if not settings.heartbeat:
             self.capabilities &= ~Capability.DETECTS_SILENT_LINK
@@ -221,6 +230,12 @@ class ContainerTransport(_EngineTransport):
     async def _open(self, engine: Engine, heart: Heart, command: Command) -> EngineChannel:
         from ._created import CreatedChannel
 
+        if self._settings.reap and not self._reaped:
+            from ._reap import reap
+
+            self._reaped = True
+            for line in await reap(engine):
+                _log.info("removed %s", line)
         return await CreatedChannel.open(engine, heart, command)
 
 
@@ -338,3 +353,35 @@ def holdfast_transports() -> list[TransportSpec]:
             options=EXEC_OPTIONS,
         ),
     ]
+
+
+@hookimpl
+def holdfast_reap() -> list[str]:
+    """Remove containers whose owner is dead, of the engines that are there."""
+    removed: list[str] = []
+    failures: list[Exception] = []
+    for kind in _KINDS.values():
+        endpoint = find(kind)
+        if endpoint.scheme == "unix" and not Path(endpoint.address).exists():
+            continue  # an engine that is not there holds nothing of ours
+        try:
+            removed += anyio.run(_reap, kind)
+        except TransportError as error:  # the other engine is asked all the same
+            failures.append(error)
+    if failures:
+        raise failures[0]
+    return removed
+
+
+async def _reap(kind: Kind) -> list[str]:
+    from ._engine import NATIVE, Engine
+    from ._reap import reap
+
+    engine = Engine(kind, Settings(name="", timeout=_REAP))
+    try:
+        with anyio.fail_after(_REAP):
+            return await reap(engine)
+    except NATIVE as error:
+        raise engine.unavailable(error) from error
+    finally:
+        await engine.aclose()

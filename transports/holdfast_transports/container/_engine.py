@@ -274,7 +274,7 @@ class Engine:
             finally:
                 await wire.aclose()
 
-    async def remove(self, name: str) -> None:
+    async def remove(self, name: str) -> bool:
         """Remove a container and its unnamed volumes, its processes killed; bounded.
 
         If that fails it is tried again before the next worker starts, and at the transport's close.
@@ -290,7 +290,7 @@ class Engine:
             else:
                 if answer.ok or answer.status in (404, 409):  # gone, or being removed
                     self._unremoved.discard(name)
-                    return
+                    return True
                 failure = answer.message
         _log.warning(
             "container %s could not be removed (%s); after the end of this program holdfast doctor "
@@ -298,6 +298,7 @@ class Engine:
             name[:12],
             failure,
         )
+        return False
 
     # -- what it means -----------------------------------------------------------------------
 

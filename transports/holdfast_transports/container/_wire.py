@@ -70,38 +70,47 @@ class SocketWire(Wire):
     """A connected, non-blocking socket, which it owns."""
 
     def __init__(self, connection: socket.socket) -> None:
-        self._socket = connection
-        self._reader: PipeReader = open_reader(os.dup(connection.fileno()))
-        self._writer = PipeWriter(os.dup(connection.fileno()))
-        self.forward = self._reader.forward  # type: ignore[method-assign]
-        self.read = self._reader.read  # type: ignore[method-assign]
-        self.write_nowait = self._writer.write_nowait  # type: ignore[method-assign]
+        self._fd = connection.detach()
+        self._reader: PipeReader = open_reader(self._fd)
+        self._writer = PipeWriter(os.dup(self._fd))
 
     def write_nowait(self, data: bytes) -> int:
-        raise NotImplementedError  # set above, to spare a call on the way of each line
-
-    async def read(self, max_bytes: int = 65536) -> bytes:
-        raise NotImplementedError  # the same
+        return self._writer.write_nowait(data)
 
     async def write(self, data: bytes) -> None:
         await self._writer.write(data)
+
+    async def read(self, max_bytes: int = 65536) -> bytes:
+        return await self._reader.read(max_bytes)
+
+    async def forward(self, take: Take, max_bytes: int = 65536) -> None:
+        await self._reader.forward(take, max_bytes)
 
     async def write_eof(self) -> None:
         await anyio.lowlevel.checkpoint()
         self.stop_writing()
 
     def stop_writing(self) -> None:
-        with suppress(OSError):  # the peer is gone already, which the next write tells
-            self._socket.shutdown(socket.SHUT_WR)
+        self._shut(socket.SHUT_WR)
 
     def abort(self) -> None:
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
+        self._shut(socket.SHUT_RDWR)
+
+    def _shut(self, how: int) -> None:
+        if self._fd < 0:
+            return
+        borrowed = socket.socket(fileno=self._fd)
+        try:
+            borrowed.shutdown(how)
+        except OSError:  # the peer is gone already, which the next operation tells
+            pass
+        finally:
+            borrowed.detach()
 
     async def aclose(self) -> None:
+        self._fd = -1
         self._reader.close()
         self._writer.close()
-        self._socket.close()
 
 
 class TLSWire(Wire):
@@ -112,7 +121,6 @@ class TLSWire(Wire):
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
         self._writing = anyio.Lock()
-        self._unsent = b""
         self._ended = False
 
     async def handshake(self) -> None:
