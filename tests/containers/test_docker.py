@@ -115,7 +115,7 @@ async def test_a_name_that_is_taken(dockerd: Dockerd) -> None:
 async def test_engines_that_are_none(tmp_path: Path) -> None:
     """No socket, nobody at the socket, and somebody who is no engine: each with the next step."""
     nowhere = tmp_path / "none.sock"
-    assert "nothing listens" in await refused(f"docker://x?host=unix://{nowhere}")
+    assert "is not there" in await refused(f"docker://x?host=unix://{nowhere}")
     assert "systemctl start docker" in await refused(f"docker://x?host=unix://{nowhere}")
     with listener_on() as stranger:
         port = stranger.getsockname()[1]
@@ -132,7 +132,7 @@ async def test_engines_that_are_none(tmp_path: Path) -> None:
             tasks.start_soon(talk)
             said = await refused(f"docker://x?host=tcp://127.0.0.1:{port}")
     assert "is no engine" in said
-    assert "nobody listens" in await refused(f"docker://x?host=tcp://127.0.0.1:{port}")
+    assert "does not listen" in await refused(f"docker://x?host=tcp://127.0.0.1:{port}")
 
 
 async def test_containers_that_cannot_be_used(dockerd: Dockerd) -> None:

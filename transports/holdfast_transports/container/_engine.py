@@ -40,8 +40,8 @@ NATIVE: Final = (OSError, BadAnswer, anyio.ClosedResourceError)
 """What a request to an engine that is gone may raise; ``TimeoutError`` and TLS's are among them."""
 
 _MEANS: Final[Mapping[type[Exception], str]] = {
-    FileNotFoundError: "nothing listens at {where}: {start}",
-    ConnectionRefusedError: "nobody listens at {where}: {start}",
+    FileNotFoundError: "{where} is not there: {start}",
+    ConnectionRefusedError: "{where} does not listen: {start}",
     PermissionError: (
         "{where} may not be used by this user: add the user to the group that owns it "
         "(usermod -aG docker USER, then log in anew), or name another engine (?host=)"
