@@ -14,6 +14,7 @@ from pathlib import Path
 import anyio
 import pytest
 from tests.containers.engine import BUSYBOX, Dockerd, base, packed
+from tests.containers.kills import kills
 from tests.containers.kit import transport_to
 from tests.ssh.machine import until
 from tests.ssh.network import listener_on
@@ -412,3 +413,13 @@ async def test_a_loss_is_told_while_nothing_happens(
     await anyio.to_thread.run_sync(engine.start)
     await transport.aclose()
     assert engine.containers() == []
+
+
+def test_nothing_is_left_of_what_was_killed_at_random(
+    make_dockerd: Callable[..., Dockerd],
+) -> None:
+    """Managers, containers and the engine, killed at any moment: after reaping, no container."""
+    killed, before, after = kills(make_dockerd(), 12, seed=2)
+    print(f"{dict(killed)}: {before} containers left, {after} after reaping")
+    assert killed["engine"] > 0
+    assert after == 0
