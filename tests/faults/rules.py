@@ -268,12 +268,12 @@ class _Arrivals:
                 if took >= place + len(frame):
                     self.whole.update(marks)
                 place += len(frame)
+        # A message must not be found beyond what the journal tells, nor with two workers.
+        found: Counter[bytes] = Counter()
         for account in [*history.accounts.values(), *history.strangers]:
-            # Beyond what the journal tells, a message must not be found anywhere.
-            for mark, count in Counter(MARK.findall(account.took)).items():
-                self.part[mark] = max(self.part[mark], count)
-        for account in history.strangers:
-            self.whole.update(MARK.findall(account.took))
+            found.update(MARK.findall(account.took))
+        for mark, count in found.items():
+            self.part[mark] = max(self.part[mark], count)
 
 
 def receipts(history: History) -> Iterator[str]:
@@ -454,14 +454,16 @@ def losses(history: History) -> Iterator[str]:
             generation = _generation(status)
         elif status.state in (*_ENDS, State.RESTARTING):
             ended.add(generation)
-            if status.reason in (*_LOSSES, Reason.STOP):
+            # A stop of what had ended already tells nothing of it.
+            if generation not in after or after[generation].reason is status.reason:
                 after[generation] = status
             yield from _fits(history, generation, status)
     for deed in history.deeds:
         if deed.ends and deed.first not in ended:
             yield f"losses: {deed.what} in generation {deed.first}, and its end was never told"
     for generation, status in after.items():
-        if status.exit is not None and status.exit.reported:
+        told = status.exit is not None and status.exit.reported
+        if told or status.reason not in (*_LOSSES, Reason.STOP):
             continue
         named = not any(deed.unnamed for deed in _deeds(history, generation))
         due = history.reports_exit and named and _link_held(history, generation)
