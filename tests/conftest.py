@@ -6,9 +6,19 @@ asyncio with uvloop for those where the loop makes a difference. Test ids hold t
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+ROOT = str(Path(__file__).resolve().parents[1])
+if ROOT not in sys.path:  # the tests' own modules find each other as ``tests.…``
+    sys.path.insert(0, ROOT)
+
+if TYPE_CHECKING:
+    from tests.faults.history import History
 
 BACKENDS = [
     pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
@@ -34,3 +44,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 "anyio_backend", [*BACKENDS, UVLOOP], indirect=True, scope="module"
             )
         )
+
+
+@pytest.fixture
+def histories(request: pytest.FixtureRequest) -> Iterator[list[History]]:
+    """Every session that the test makes is watched, and held against all rules at the end."""
+    from tests.faults.rules import broken_rules
+    from tests.faults.tap import watching
+
+    if request.node.get_closest_marker("unwatched"):
+        yield []
+        return
+    with watching() as seen:
+        yield seen
+    broken = [each for history in seen for each in broken_rules(history)]
+    assert not broken, "\n".join(["the sessions of this test break rules:", *broken])

@@ -14,8 +14,9 @@ from collections import Counter
 
 import anyio
 import pytest
+from tests.faults.history import Deed, History
 
-from holdfast import Delivery, Line, Origin, Sent, State, StatusChanged
+from holdfast import Cause, Delivery, Line, Origin, Sent, State, StatusChanged
 
 from .workers.harness import (
     TERMINAL,
@@ -53,7 +54,9 @@ async def pause(rng: random.Random) -> None:
 
 @pytest.mark.uvloop
 async def test_a_worker_killed_at_any_moment_around_a_send_leaves_a_truthful_session(
-    request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+    request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
+    histories: list[History],
 ):
     """Whenever it dies: no exception, one answer, not busy at the end, the next prompt works."""
     backend = request.node.callspec.id
@@ -62,8 +65,10 @@ async def test_a_worker_killed_at_any_moment_around_a_send_leaves_a_truthful_ses
     registry, observer = observed()
     began = time.monotonic()
     async with running(registry=registry) as session:
+        [history] = histories
+        history.deeds = []
         for number in range(ROUNDS[backend]):
-            await one_round(session, number, rng, met)
+            await one_round(session, number, rng, met, history.deeds)
             met["rounds"] += 1
     for status, busy, in_flight, _ in observer.seen:
         if status.state in TERMINAL:
@@ -75,11 +80,18 @@ async def test_a_worker_killed_at_any_moment_around_a_send_leaves_a_truthful_ses
         print(f"\n{backend}: seed {SEED}, {took:.1f} s; {figures}")
 
 
-async def one_round(session, number, rng, met):
+def killed(generation: int) -> Deed:
+    """What may be said of this generation's end."""
+    exits, causes = frozenset({"SIGKILL"}), frozenset({Cause.WORKER_EXITED})
+    return Deed("SIGKILL", generation, generation, ends=True, causes=causes, exits=exits)
+
+
+async def one_round(session, number, rng, met, deeds):
     """A prompt that works, and then one around whose sending the worker is killed."""
     with deadline():
         pid = (await session.call("prompt", {"do": "ping"}))["pid"]
     start, generation = session.last_seq, session.generation
+    deeds.append(killed(generation))
 
     id = f"round-{number}"
     what = rng.choice(["echo", "hold"])

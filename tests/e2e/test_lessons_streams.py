@@ -89,6 +89,7 @@ def gate(tmp_path):
 # -- 3: stderr that nobody reads --------------------------------------------------------------
 
 
+@pytest.mark.unwatched
 @pytest.mark.uvloop
 async def test_03_a_flood_on_stderr_blocks_nothing_and_takes_no_memory():
     """stderr is always drained: 100 MiB of it, with stdout between, in bounded memory."""
@@ -266,6 +267,7 @@ async def test_06_a_line_of_50_mib_passes_whole():
         assert await ask(session, "q", "prompt", text="hello") == {"text": "hello"}
 
 
+@pytest.mark.unwatched
 @pytest.mark.uvloop
 async def test_06_a_line_above_the_limit_is_dropped_reported_and_forgotten():
     """Above ``max_line`` a line takes no memory, is told by its size, and ends nothing."""
@@ -333,6 +335,7 @@ async def test_06_an_answer_without_its_newline_is_the_answer():
 # -- 7: a subscriber that never reads ---------------------------------------------------------
 
 
+@pytest.mark.unwatched
 @pytest.mark.uvloop
 async def test_07_a_subscriber_that_never_reads_costs_the_others_nothing():
     """999 subscribers read all of it, one reads nothing; stop and restart are as fast as ever."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from random import Random
@@ -17,7 +16,6 @@ from holdfast import (
     CallError,
     Command,
     Delivery,
-    Event,
     InvalidMessage,
     Lagged,
     Limits,
@@ -37,11 +35,12 @@ from holdfast import (
     WorkerLost,
     WorkerNotStarted,
 )
-from holdfast._machine import Verdict
 from holdfast.testing._faults import Fault
 from holdfast.testing._memory import MemoryChannel, MemoryTransport, ReadEnd, WriteEnd
 
+from .history import Account, Asked, History, Reader
 from .schedules import METHODS, Op, Plan, Schedule
+from .tap import Tap, brief, tasks_living
 
 SETTLED: Final = 120.0
 """Virtual seconds after which every start, stop and restart must be over."""
@@ -61,49 +60,12 @@ _LEAVING_AT_ONCE: Final = 12.0
 """The same after a cancellation, which leaves out the polite steps."""
 
 
-class Outcome(msgspec.Struct):
-    """What became of one operation."""
-
-    op: Op
-    mark: bytes
-    result: Any = None  # Receipt, Status, an answer's result, or the exception
-    began: float = 0.0
-    ended: float | None = None
-    cancelled: bool = False
-    answered: int | None = None  # how many answers of its id stood in the journal at its return
-
-
-class Accepted(msgspec.Struct):
-    """A request that the machine took, and where the log stood then."""
-
-    id: RequestId
-    generation: int
-    position: int
-
-
-class Reader(msgspec.Struct):
-    """What one subscriber saw, after which seq it began, and whether it came to the end."""
-
-    name: str
-    after: int
-    events: list[Event | Lagged]
-    ended: bool = False
-
-
 class Record(msgspec.Struct):
     """All that was seen of one run."""
 
     schedule: Schedule
-    log: list[Event] = []
-    generations: list[int] = []  # of the event at the same place in the log
-    outcomes: list[Outcome] = []
-    accepted: list[Accepted] = []
-    readers: list[Reader] = []
+    history: History
     channels: dict[int, MemoryChannel] = {}  # by generation
-    written: dict[int, list[bytes]] = {}  # the lines of each generation's worker, in its order
-    framed: Callable[[bytes], bytes] = bytes
-    trouble: list[str] = []  # what was seen to be wrong while it ran
-    last: Status | None = None
 
 
 class _Watched(MemoryTransport):
@@ -121,9 +83,10 @@ class _Watched(MemoryTransport):
 
     @asynccontextmanager
     async def open(self, command: Command) -> AsyncIterator[MemoryChannel]:
-        generation = self._player.session.generation
+        player, generation = self._player, self._player.session.generation
         async with super().open(command) as channel:
-            self._player.record.channels[generation] = channel
+            player.record.channels[generation] = channel
+            player.account(generation).took = channel.taken
             yield channel
 
 
@@ -149,10 +112,12 @@ class Player:
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
-        self.record = Record(schedule)
+        self.history = History(retains_all=schedule.retained_bytes > 1e6)
+        self.record = Record(schedule, self.history)
         self.healed = False
         self.begin = 0.0
         self.session: Session
+        self.tap: Tap
         self.transport = _Watched(self, schedule)
         self._due = 0
         self._done = 0
@@ -161,8 +126,12 @@ class Player:
 
     # -- the whole run -----------------------------------------------------------------------
 
+    def account(self, generation: int) -> Account:
+        """The story of this generation's worker."""
+        return self.history.accounts.setdefault(generation, Account(wrote=[], exact=True))
+
     async def play(self) -> Record:
-        record, schedule = self.record, self.schedule
+        record, schedule, history = self.record, self.schedule, self.history
         self.begin = anyio.current_time()
         ERRORS.seen.clear()
         limits = Limits(
@@ -170,7 +139,7 @@ class Player:
             max_line=schedule.max_line,
             send_timeout=schedule.send_timeout,
         )
-        before, left = _tasks_living(), 0.0
+        before, left = tasks_living(), 0.0
         try:
             with anyio.fail_after(1000):
                 async with anyio.create_task_group() as tasks:
@@ -179,7 +148,7 @@ class Player:
                             self.session = manager.create(
                                 self.transport, ["worker"], session_id="s", dialect=schedule.dialect
                             )
-                            self._tap(self.session)
+                            self.tap = Tap(self.session, history)
                             await self._begin(tasks)
                             if schedule.ending == "stop":
                                 await self._live(manager)
@@ -192,14 +161,13 @@ class Player:
                         self._was_left(anyio.current_time() - left)
                     await self._end(tasks)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
-            record.trouble.append(f"the run failed: {_said(error)}")
-        if (after := _tasks_living()) != before:
-            record.trouble.append(f"tasks left over: {before} before, {after} after")
-        record.last = self.session.status
+            history.trouble.append(f"the run failed: {_said(error)}")
+        if (after := tasks_living()) != before:
+            history.trouble.append(f"tasks left over: {before} before, {after} after")
         for generation, channel in record.channels.items():
             if not (channel._closed and channel._gone):
-                record.trouble.append(f"the channel of generation {generation} was not closed")
-        record.trouble += [f"core logged an error: {text}" for text in ERRORS.seen]
+                history.trouble.append(f"the channel of generation {generation} was not closed")
+        history.trouble += [f"core logged an error: {text}" for text in ERRORS.seen]
         return record
 
     async def _begin(self, tasks: anyio.abc.TaskGroup) -> None:
@@ -207,55 +175,55 @@ class Player:
             tasks.start_soon(getattr(self, f"_read_{kind}"), measure)
         if self.schedule.start_first:
             await self._run(Op(0.0, "start"))
-        self._due = len(self.record.outcomes) + len(self.schedule.ops)
+        self._due = len(self.history.asked) + len(self.schedule.ops)
         for op in self.schedule.ops:
             tasks.start_soon(self._at, op)
 
     async def _live(self, manager: SessionManager) -> None:
-        session, record = self.session, self.record
+        session, history = self.session, self.history
         await self._until(
-            lambda: self._lifecycle == 0 and len(record.outcomes) == self._due,
+            lambda: self._lifecycle == 0 and len(history.asked) == self._due,
             SETTLED,
             "a start, stop or restart did not end",
         )
-        await self._until(lambda: self._done == len(record.outcomes), 10.0)
+        await self._until(lambda: self._done == len(history.asked), 10.0)
         await self._recover()
         with anyio.move_on_after(BOUND) as bound:
             await session.stop()
         if bound.cancelled_caught:
-            record.trouble.append(f"the last stop took more than {BOUND} s")
+            history.trouble.append(f"the last stop took more than {BOUND} s")
         await self._until(
-            lambda: self._done == len(record.outcomes),
+            lambda: self._done == len(history.asked),
             1.0,
             "an operation hung although the session was stopped",
         )
         if session.is_busy or session.in_flight:
-            record.trouble.append(f"stopped, and in flight: {sorted(map(str, session.in_flight))}")
+            history.trouble.append(f"stopped, and in flight: {sorted(map(str, session.in_flight))}")
         with anyio.move_on_after(BOUND):
             await manager.forget("s")
 
     def _was_left(self, seconds: float) -> None:
-        session, record = self.session, self.record
+        session, history = self.session, self.history
         bound = _LEAVING if self.schedule.ending == "leave" else _LEAVING_AT_ONCE
         if seconds > bound:
-            record.trouble.append(f"leaving the manager took {seconds:.3f} s")
+            history.trouble.append(f"leaving the manager took {seconds:.3f} s")
         if session.status.state is not State.STOPPED or session.in_flight:
-            record.trouble.append(
+            history.trouble.append(
                 f"the manager was left, and the session is {session.status.state} with "
                 f"{sorted(map(str, session.in_flight))} in flight"
             )
 
     async def _end(self, tasks: anyio.abc.TaskGroup) -> None:
-        record = self.record
+        history = self.history
         await self._until(
-            lambda: self._done == len(record.outcomes) >= self._due,
+            lambda: self._done == len(history.asked) >= self._due,
             3.0,
             "an operation hung although its session was closed",
         )
         await self._until(
             lambda: (
-                all(reader.ended for reader in record.readers)
-                and len(record.readers) == len(self.schedule.readers)
+                all(reader.ended for reader in history.readers)
+                and len(history.readers) == len(self.schedule.readers)
             ),
             BOUND,
             "a subscription did not end with its session",
@@ -271,57 +239,14 @@ class Player:
                 await self._changed.wait()
             return
         if otherwise is not None and not condition():
-            pending = [str(each.op) for each in self.record.outcomes if each.ended is None]
-            self.record.trouble.append(f"{otherwise} within {seconds} s: {pending}")
-
-    def _tap(self, session: Session) -> None:
-        """See each event when it enters the journal, before anybody can react to it."""
-        record, journal, machine = self.record, session._journal, session._machine
-        record.framed = session._dialect.framing.encode
-        append, admit = journal.append, machine.admit
-        occupying: set[RequestId] = set()  # by our own count
-
-        def tapped_append(events: Any) -> None:
-            record.log += events
-            record.generations += [session.generation] * len(events)
-            append(events)
-            for event in events:
-                if (
-                    isinstance(event, StatusChanged)
-                    and event.status.state in (State.ERROR, State.STOPPED)
-                    and (session.is_busy or session.in_flight)
-                ):
-                    record.trouble.append(
-                        f"at {_brief(event)} the session is busy: {session.is_busy}, in flight: "
-                        f"{sorted(map(str, session.in_flight))}"
-                    )
-                elif isinstance(event, Line) and event.kind == "answer":
-                    occupying.discard(event.id)
-            state = session.status.state
-            if (state is State.IDLE and occupying) or (state is State.BUSY and not occupying):
-                record.trouble.append(
-                    f"at {record.log[-1].seq} the session is {state}, and what makes it busy is "
-                    f"{sorted(map(str, occupying))}"
-                )
-
-        def tapped_admit(message: Any) -> Any:
-            verdict, events = admit(message)
-            if verdict is Verdict.SEND and message.envelope.id in session.in_flight:
-                record.accepted.append(
-                    Accepted(message.envelope.id, session.generation, len(record.log))
-                )
-                if message.busy:
-                    occupying.add(message.envelope.id)
-            return verdict, events
-
-        journal.append = tapped_append  # type: ignore[method-assign]
-        machine.admit = tapped_admit  # type: ignore[method-assign]
+            pending = [str(each) for each in self.history.asked if each.ended is None]
+            self.history.trouble.append(f"{otherwise} within {seconds} s: {pending}")
 
     # -- recovery ----------------------------------------------------------------------------
 
     async def _recover(self) -> None:
         """Faults are over: the session must work again, by a prompt alone where it can."""
-        session, record = self.session, self.record
+        session, history = self.session, self.history
         self.healed, self.transport.faults = True, ()
         await self._until_settled()
         status = session.status
@@ -331,22 +256,22 @@ class Player:
         if not recovers:
             await self._run(Op(self._now(), "restart", arg=True))
         if self.schedule.dialect == "lines":
-            outcome = await self._run(Op(self._now(), "notify", "last", timeout=30.0))
+            asked = await self._run(Op(self._now(), "notify", "last", timeout=30.0))
         else:
             method = METHODS.get(self.schedule.dialect, "ask")
-            outcome = await self._run(Op(self._now(), "request", "last", timeout=30.0, arg=method))
-        receipt = outcome.result
+            asked = await self._run(Op(self._now(), "request", "last", timeout=30.0, arg=method))
+        receipt = asked.result
         if not isinstance(receipt, Receipt) or receipt.delivery is not Delivery.WRITTEN:
-            record.trouble.append(f"no recovery from {status}: {receipt}")
+            history.trouble.append(f"no recovery from {status}: {receipt}")
             return
         with anyio.move_on_after(10):
             async with session.subscribe(after=0) as events:
                 async for event in events:
                     if not isinstance(event, Line) or event.origin is not Origin.WORKER:
                         continue
-                    if event.id == "last" or outcome.mark in event.data:
+                    if event.id == "last" or asked.mark in event.data:
                         return
-        record.trouble.append("the request after the recovery was not answered by its worker")
+        history.trouble.append("the request after the recovery was not answered by its worker")
 
     async def _until_settled(self) -> None:
         try:
@@ -354,7 +279,7 @@ class Player:
                 State.IDLE, State.BUSY, State.ERROR, State.STOPPED, timeout=SETTLED
             )
         except TimeoutError:
-            self.record.trouble.append(f"the session stayed {self.session.status.state}")
+            self.history.trouble.append(f"the session stayed {self.session.status.state}")
         if self.session.status.state in (State.ERROR, State.STOPPED):
             await anyio.sleep(30)  # what is left of its worker goes
 
@@ -367,9 +292,9 @@ class Player:
         await anyio.sleep(op.at)
         await self._run(op)
 
-    async def _run(self, op: Op) -> Outcome:
-        outcome = Outcome(op, b"<%s>" % op.id.encode(), began=anyio.current_time())
-        self.record.outcomes.append(outcome)
+    async def _run(self, op: Op) -> Asked:
+        asked = self._asked(op)
+        self.history.asked.append(asked)
         self._changed.set()
         is_lifecycle = op.do in ("start", "stop", "restart")
         self._lifecycle += is_lifecycle
@@ -379,27 +304,39 @@ class Player:
         try:
             act = getattr(self, f"_do_{op.do}")
             if op.cancel is None:
-                outcome.result = await act(op, outcome)
+                asked.result = await act(op, asked)
             else:
                 with anyio.move_on_after(op.cancel) as scope:
-                    outcome.result = await act(op, outcome)
-                outcome.cancelled = scope.cancelled_caught
+                    asked.result = await act(op, asked)
+                asked.cancelled = scope.cancelled_caught
         except documented as error:
-            outcome.result = error
+            asked.result = error
         except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
-            outcome.result = error
-            self.record.trouble.append(f"{op} raised {_said(error)}")
+            asked.result = error
+            self.history.trouble.append(f"{op} raised {_said(error)}")
         finally:
             self._lifecycle -= is_lifecycle
-            outcome.ended = anyio.current_time()
+            asked.ended = anyio.current_time()
             self._done += 1
             self._changed.set()
-        if op.do in ("request", "call", "again", "cancel"):
-            outcome.answered = sum(
-                isinstance(event, Line) and event.kind == "answer" and event.id == outcome.op.id
-                for event in self.record.log
-            )
-        return outcome
+        asked.answered = self.tap.answers[asked.id] if asked.request else None
+        return asked
+
+    def _asked(self, op: Op) -> Asked:
+        plain = self.schedule.dialect == "lines"
+        sends = op.do in _SENDS and not (plain and op.do == "call")
+        return Asked(
+            what=str(op),
+            do="send" if sends and op.do != "call" else op.do,
+            id=op.id,
+            request=op.do in _REQUESTS and not plain,
+            mark=b"<%s>" % op.id.encode() if sends else b"",
+            timeout=op.timeout,
+            cancel=op.cancel,
+            # The request r0 may be in flight already.
+            may_be_invalid=op.do == "invalid" or op.id == "r0" or (plain and op.do == "call"),
+            began=anyio.current_time(),
+        )
 
     def _message(self, op: Op, mark: bytes, **fields: Any) -> bytes | dict[str, Any]:
         if self.schedule.dialect == "lines":
@@ -407,55 +344,55 @@ class Player:
         params = {"mark": mark.decode(), "pad": "." * op.size, "sessionId": op.id[-1:]}
         return {"jsonrpc": "2.0", **fields, "params": params}
 
-    async def _do_request(self, op: Op, outcome: Outcome) -> Receipt:
-        message = self._message(op, outcome.mark, id=op.id, method=op.arg)
+    async def _do_request(self, op: Op, asked: Asked) -> Receipt:
+        message = self._message(op, asked.mark, id=op.id, method=op.arg)
         return await self.session.send(message, timeout=op.timeout)
 
-    async def _do_again(self, op: Op, outcome: Outcome) -> Receipt:
+    async def _do_again(self, op: Op, asked: Asked) -> Receipt:
         """A request whose id may be in flight already."""
-        outcome.mark = b"<again %s>" % op.id.encode()
+        asked.mark = b"<again %s>" % op.id.encode()
         other = msgspec.structs.replace(op, id="r0")
-        outcome.op = other
-        return await self._do_request(msgspec.structs.replace(other, arg="other"), outcome)
+        asked.id, asked.may_be_invalid = other.id, True
+        return await self._do_request(msgspec.structs.replace(other, arg="other"), asked)
 
-    async def _do_cancel(self, op: Op, outcome: Outcome) -> Receipt:
-        return await self._do_request(msgspec.structs.replace(op, arg="cancel"), outcome)
+    async def _do_cancel(self, op: Op, asked: Asked) -> Receipt:
+        return await self._do_request(msgspec.structs.replace(op, arg="cancel"), asked)
 
-    async def _do_notify(self, op: Op, outcome: Outcome) -> Receipt:
+    async def _do_notify(self, op: Op, asked: Asked) -> Receipt:
         return await self.session.send(
-            self._message(op, outcome.mark, method="note"), timeout=op.timeout
+            self._message(op, asked.mark, method="note"), timeout=op.timeout
         )
 
-    async def _do_answer(self, op: Op, outcome: Outcome) -> Receipt:
+    async def _do_answer(self, op: Op, asked: Asked) -> Receipt:
         """Our answer to a request of the worker, whose ids are its own."""
-        outcome.mark = b"<answer %s>" % op.id.encode()
-        message = {"jsonrpc": "2.0", "id": "r0", "result": outcome.mark.decode()}
+        asked.mark = b"<answer %s>" % op.id.encode()
+        message = {"jsonrpc": "2.0", "id": "r0", "result": asked.mark.decode()}
         if self.schedule.dialect == "lines":
-            return await self.session.send(outcome.mark)
+            return await self.session.send(asked.mark)
         return await self.session.send(message, timeout=op.timeout)
 
-    async def _do_invalid(self, op: Op, outcome: Outcome) -> Receipt:
+    async def _do_invalid(self, op: Op, asked: Asked) -> Receipt:
         text = b"two\nlines" if self.schedule.dialect == "lines" else b"no json \xff"
         receipt = await self.session.send(text)
         raise AssertionError(f"{text!r} was accepted: {receipt}")
 
-    async def _do_call(self, op: Op, outcome: Outcome) -> Any:
-        params = {"mark": outcome.mark.decode(), "pad": "." * op.size, "sessionId": op.id[-1:]}
+    async def _do_call(self, op: Op, asked: Asked) -> Any:
+        params = {"mark": asked.mark.decode(), "pad": "." * op.size, "sessionId": op.id[-1:]}
         return await self.session.call(op.arg, params, id=op.id, timeout=op.timeout)
 
-    async def _do_start(self, op: Op, outcome: Outcome) -> Status:
+    async def _do_start(self, op: Op, asked: Asked) -> Status:
         return await self.session.start()
 
-    async def _do_restart(self, op: Op, outcome: Outcome) -> Status:
+    async def _do_restart(self, op: Op, asked: Asked) -> Status:
         return await self.session.restart(force=op.arg)
 
-    async def _do_stop(self, op: Op, outcome: Outcome) -> Status:
+    async def _do_stop(self, op: Op, asked: Asked) -> Status:
         return await self.session.stop()
 
-    async def _do_wait_for(self, op: Op, outcome: Outcome) -> Status:
+    async def _do_wait_for(self, op: Op, asked: Asked) -> Status:
         return await self.session.wait_for(State(op.arg), timeout=op.timeout)
 
-    async def _do_lever(self, op: Op, outcome: Outcome) -> None:
+    async def _do_lever(self, op: Op, asked: Asked) -> None:
         if self.transport.channels:
             self.transport.channels[-1].happen(Fault(*op.arg))
 
@@ -463,7 +400,7 @@ class Player:
 
     def _reader(self, name: str, after: int) -> Reader:
         reader = Reader(name, after, [])
-        self.record.readers.append(reader)
+        self.history.readers.append(reader)
         return reader
 
     def _ended(self, reader: Reader) -> None:
@@ -481,7 +418,7 @@ class Player:
                     and event.status.state in (State.ERROR, State.STOPPED)
                     and (self.session.is_busy or self.session.in_flight)
                 ):
-                    self.record.trouble.append(f"who reacts to {_brief(event)} finds it busy")
+                    self.history.trouble.append(f"who reacts to {brief(event)} finds it busy")
         self._ended(reader)
 
     async def _read_late(self, moment: float) -> None:
@@ -540,10 +477,10 @@ class Player:
 
     async def work(self, stdin: ReadEnd, stdout: WriteEnd, stderr: WriteEnd) -> int:
         generation = self.session.generation
-        log = self.record.written.setdefault(generation, [])
+        log = self.account(generation).wrote
         plan = Plan() if self.healed else self.schedule.plan
         random = Random(f"{self.schedule.seed}/{generation}")
-        framed, stamp = self.record.framed, f"@{generation:04}@"
+        framed, stamp = self.history.framed, f"@{generation:04}@"
         postponed: list[bytes] = []
 
         async def say(text: bytes) -> None:
@@ -598,6 +535,8 @@ class Player:
         return body
 
 
+_REQUESTS: Final = frozenset({"request", "call", "again", "cancel"})
+_SENDS: Final = _REQUESTS | {"notify", "answer"}
 _STARTS: Final = (TransportUnavailable, WorkerNotStarted)
 _RAISES: Final[dict[str, tuple[type[Exception], ...]]] = {
     "again": (InvalidMessage,),
@@ -623,20 +562,6 @@ def _answer(id: RequestId, stamp: str, size: int, failed: bool) -> bytes:
     return msgspec.json.encode({"jsonrpc": "2.0", "id": id, **content})
 
 
-def _tasks_living() -> int:
-    trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_run():
-        return int(trio.lowlevel.current_statistics().tasks_living)
-    import asyncio
-
-    return len(asyncio.all_tasks())
-
-
-def _brief(event: StatusChanged) -> str:
-    status = event.status
-    return f"{event.seq} {status.state}/{status.reason}"
-
-
 def _said(error: BaseException) -> str:
     if isinstance(error, BaseExceptionGroup):
         return "; ".join(_said(each) for each in error.exceptions)
@@ -647,4 +572,4 @@ def _said(error: BaseException) -> str:
     return f"{error!r} ({where})"
 
 
-__all__ = ["ERRORS", "Accepted", "Outcome", "Player", "Reader", "Record"]
+__all__ = ["ERRORS", "Player", "Record"]

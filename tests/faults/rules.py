@@ -1,4 +1,9 @@
-"""What must hold of every run, whatever was asked of the session and whatever befell it."""
+"""What must hold of every session, whatever was asked of it and whatever befell it.
+
+One set of rules for all histories: of drawn schedules on the in-memory transport, and of real
+workers on real transports. A rule asks for no more than a history knows: without a worker's own
+account only the journal and the client's side are held against each other.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +14,10 @@ from collections.abc import Iterator
 
 from holdfast import (
     CallError,
+    Cause,
     Delivery,
     Event,
+    Exit,
     InvalidMessage,
     Kind,
     Lagged,
@@ -28,35 +35,36 @@ from holdfast import (
 )
 from holdfast._dialect import LOST_CODE
 
-from .play import Outcome, Record
+from .history import MARK, Account, Asked, Deed, History
 
 _STAMP = re.compile(rb"@(\d{4})@")
 _ENDS = (State.ERROR, State.STOPPED)
 _BUSY = {Reason.PROMPT, Reason.PROMPT_COMPLETE, Reason.PROMPT_ERROR}
 _LOSSES = {Reason.PROCESS_EXIT, Reason.READ_LOOP_ERROR, Reason.STDIN_BROKEN}
-_SLACK = 31.0
-"""Virtual seconds: the worker that is being stopped before a start, with every grace in full, and
-the time in which a loss is declared."""
+_LADDER = {"0", "SIGTERM", "SIGKILL"}
+"""How a worker may end that we stop: by the end of its stdin, or by our signals."""
 
 
-def broken_rules(record: Record) -> list[str]:
-    """Every rule that this run broke, in words."""
+def broken_rules(history: History) -> list[str]:
+    """Every rule that this history breaks, in words."""
     return [
-        *record.trouble,
-        *sequence(record),
-        *statuses(record),
-        *answers(record),
-        *lines(record),
-        *wire(record),
-        *receipts(record),
-        *subscribers(record),
-        *durations(record),
+        *history.trouble,
+        *sequence(history),
+        *statuses(history),
+        *answers(history),
+        *lines(history),
+        *wire(history),
+        *receipts(history),
+        *subscribers(history),
+        *durations(history),
+        *losses(history),
+        *lost_lines(history),
     ]
 
 
-def sequence(record: Record) -> Iterator[str]:
+def sequence(history: History) -> Iterator[str]:
     """Events are numbered from 1, by 1."""
-    for position, event in enumerate(record.log):
+    for position, event in enumerate(history.log):
         if event.seq != position + 1:
             yield f"sequence: event {position + 1} has seq {event.seq}"
             return
@@ -64,13 +72,13 @@ def sequence(record: Record) -> Iterator[str]:
             yield f"sequence: a status has seq {event.status.seq} in event {event.seq}"
 
 
-def statuses(record: Record) -> Iterator[str]:
+def statuses(history: History) -> Iterator[str]:
     """One start and one end for each generation, at most one later word about its exit."""
     running: str | None = None  # the worker whose start was announced and whose end was not
     before: Status | None = None
     told_exit: set[str | None] = set()
     started: set[str | None] = set()
-    for event in record.log:
+    for event in history.log:
         if not isinstance(event, StatusChanged):
             continue
         status = event.status
@@ -128,22 +136,30 @@ def _adds_exit(before: Status | None, status: Status) -> bool:
     )
 
 
-def answers(record: Record) -> Iterator[str]:
+def answers(history: History) -> Iterator[str]:
     """Each accepted request is answered once, before its generation's end is announced."""
     found: Counter[object] = Counter(
-        event.id for event in record.log if isinstance(event, Line) and event.kind is Kind.ANSWER
+        event.id
+        for event in history.log
+        if isinstance(event, Line)
+        and event.kind is Kind.ANSWER
+        and (history.faithful or event.origin is Origin.HOLDFAST)
     )
-    due: Counter[object] = Counter(
-        each.op.id for each in record.outcomes if _is_request(record, each)
-    )
+    due: Counter[object] = Counter(each.id for each in history.asked if _is_request(each))
     closed: Counter[object] = Counter(
-        each.op.id for each in record.outcomes if isinstance(each.result, SessionClosed)
+        each.id for each in history.asked if isinstance(each.result, SessionClosed)
     )
-    for id in {*due, *found}:
-        if not due[id] - closed[id] <= found[id] <= due[id]:
-            yield f"answers: {id!r} was asked {due[id]} times and answered {found[id]} times"
-    for accepted in record.accepted:
-        for event in record.log[accepted.position :]:
+    if history.asked:
+        for id in {*due, *found}:
+            least = due[id] - closed[id] if history.faithful else 0
+            if not least <= found[id] <= due[id]:
+                yield f"answers: {id!r} was asked {due[id]} times and answered {found[id]} times"
+    elif history.faithful:
+        for id, count in found.items():
+            if count > 1 and id is not None:
+                yield f"answers: {id!r} was answered {count} times"
+    for accepted in history.accepted:
+        for event in history.log[accepted.position :]:
             if isinstance(event, Line) and event.kind is Kind.ANSWER and event.id == accepted.id:
                 break
             if isinstance(event, StatusChanged) and event.status.state in _ENDS:
@@ -152,38 +168,19 @@ def answers(record: Record) -> Iterator[str]:
                     f"answered before {event.status.state} at {event.seq}"
                 )
                 break
-    for event in record.log:
-        if isinstance(event, Line) and event.origin is Origin.HOLDFAST:
-            yield from _coherent(record, event)
+        else:
+            yield f"answers: {accepted.id!r} of generation {accepted.generation} never came"
 
 
-def _is_request(record: Record, outcome: Outcome) -> bool:
-    if record.schedule.dialect == "lines":
-        return False
-    if outcome.op.do not in ("request", "call", "again", "cancel"):
-        return False
-    return not isinstance(outcome.result, InvalidMessage)
+def _is_request(asked: Asked) -> bool:
+    return asked.request and not isinstance(asked.result, InvalidMessage)
 
 
-def _coherent(record: Record, line: Line) -> Iterator[str]:
-    """What our answer says of the delivery is true."""
-    error = json.loads(line.data).get("error")
-    data = (error or {}).get("data") or {}
-    marks = [each.mark for each in record.outcomes if each.op.id == line.id]
-    if len(marks) != 1 or "delivery" not in data:
-        return
-    whole, part = _arrived(record, marks[0])
-    if data["delivery"] == "refused" and part:
-        yield f"answers: {line.id!r} was refused, says {line.seq}, and bytes of it were taken"
-    if data["delivery"] == "written" and not whole:
-        yield f"answers: {line.id!r} was written, says {line.seq}, and it was not taken"
-
-
-def lines(record: Record) -> Iterator[str]:
+def lines(history: History) -> Iterator[str]:
     """A worker's lines come once, in order, whole, and between its start and its end."""
     seen: dict[int, list[Line | LineTooLong]] = {}
     ended: set[int] = set()
-    for event, generation in zip(record.log, record.generations, strict=True):
+    for event, generation in zip(history.log, history.generations, strict=True):
         if isinstance(event, StatusChanged):
             if event.status.state in _ENDS:
                 ended.add(generation)
@@ -198,7 +195,9 @@ def lines(record: Record) -> Iterator[str]:
                 yield f"lines: event {event.seq} in generation {generation} is {text[:80]!r}"
             seen.setdefault(generation, []).append(event)
     for generation, events in seen.items():
-        said = record.written.get(generation, [])
+        if generation not in history.accounts:
+            continue
+        said = history.accounts[generation].wrote
         if len(events) > len(said):
             yield f"lines: {len(events)} of generation {generation}, which wrote {len(said)}"
             continue
@@ -208,81 +207,179 @@ def lines(record: Record) -> Iterator[str]:
             elif event.terminated:
                 good = event.data == said[place]
             else:
-                framed = record.framed(said[place])
+                framed = history.framed(said[place])
                 good = place == len(events) - 1 and event.data in framed
             if not good:
                 yield f"lines: {_short(event)} where the worker wrote {said[place][:80]!r}"
                 break
 
 
-def wire(record: Record) -> Iterator[str]:
+def wire(history: History) -> Iterator[str]:
     """A worker receives what ``Sent`` tells, in that order, whole but for the very last."""
-    sent: dict[int, list[bytes]] = {}
-    for event, generation in zip(record.log, record.generations, strict=True):
-        if isinstance(event, Sent):
-            sent.setdefault(generation, []).append(record.framed(event.data))
-    for generation, channel in record.channels.items():
-        frames = sent.pop(generation, [])
-        taken = bytes(channel.taken)
-        if not b"".join(frames).startswith(taken):
-            yield f"wire: generation {generation} took {taken[:300]!r}, Sent tells {frames!r:.300}"
-        elif len(taken) < sum(map(len, frames[:-1])):
+    sent = _sent(history)
+    for generation, account in history.accounts.items():
+        frames = sent.get(generation, [])
+        took = bytes(account.took)
+        if not b"".join(frames).startswith(took):
+            yield f"wire: generation {generation} took {took[:300]!r}, Sent tells {frames!r:.300}"
+        elif _took_all(history, generation, account) and len(took) < sum(map(len, frames[:-1])):
             yield f"wire: generation {generation} lacks a part of a message before its last"
-    if sent:
-        yield f"wire: Sent in generations without a channel: {sorted(sent)}"
+    if any(account.exact for account in history.accounts.values()):
+        for generation in sorted(sent.keys() - history.accounts.keys()):
+            yield f"wire: Sent in generation {generation}, which has no channel"
 
 
-def receipts(record: Record) -> Iterator[str]:
-    """What a receipt says is so."""
-    known = {event.seq: event.status for event in record.log if isinstance(event, StatusChanged)}
-    for outcome in record.outcomes:
-        op, result = outcome.op, outcome.result
-        deserved = op.do == "invalid" or op.id == "r0"  # r0 may be in flight already
-        deserved = deserved or (record.schedule.dialect == "lines" and op.do == "call")
-        if isinstance(result, InvalidMessage) and not deserved:
-            yield f"receipts: {op} raised {result!r}"
+def _sent(history: History) -> dict[int, list[bytes]]:
+    """What was handed to the transport, as it stands on the wire, for each generation."""
+    sent: dict[int, list[bytes]] = {}
+    for event, generation in zip(history.log, history.generations, strict=True):
+        if type(event) is Sent:
+            sent.setdefault(generation, []).append(history.framed(event.data))
+    return sent
+
+
+def _took_all(history: History, generation: int, account: Account) -> bool:
+    """Whether a worker has got all that was written for it: it saw what stood behind it."""
+    if account.exact:
+        return True
+    return account.over and history.deeds is not None and _link_held(history, generation)
+
+
+class _Arrivals:
+    """Which messages came how far, by their marks."""
+
+    def __init__(self, history: History) -> None:
+        self.told: Counter[bytes] = Counter()  # by what ``Sent`` tells; those without a mark, too
+        self.whole: Counter[bytes] = Counter()
+        self.part: Counter[bytes] = Counter()
+        self.exact: set[int] = set()
+        for event in history.log:
+            if type(event) is Sent:
+                self.told.update({event.data, *MARK.findall(event.data)})
+        sent = _sent(history)
+        for generation, account in history.accounts.items():
+            took, place = len(account.took), 0
+            if _took_all(history, generation, account):
+                self.exact.add(generation)
+            for frame in sent.get(generation, ()):
+                marks = MARK.findall(frame)
+                if took > place:
+                    self.part.update(marks)
+                if took >= place + len(frame):
+                    self.whole.update(marks)
+                place += len(frame)
+        # A message must not be found beyond what the journal tells, nor with two workers.
+        found: Counter[bytes] = Counter()
+        for account in [*history.accounts.values(), *history.strangers]:
+            found.update(MARK.findall(account.took))
+        for mark, count in found.items():
+            self.part[mark] = max(self.part[mark], count)
+
+
+def receipts(history: History) -> Iterator[str]:
+    """What a receipt says is so, and so is what our answers say of a delivery."""
+    known = {event.seq: event.status for event in history.log if isinstance(event, StatusChanged)}
+    arrivals = _Arrivals(history)
+    where = {
+        mark: generation
+        for event, generation in zip(history.log, history.generations, strict=True)
+        if type(event) is Sent
+        for mark in MARK.findall(event.data)
+    }
+    for asked in history.asked:
+        result = asked.result
+        if isinstance(result, InvalidMessage) and not asked.may_be_invalid:
+            yield f"receipts: {asked} raised {result!r}"
         if not isinstance(result, Receipt):
             if isinstance(result, Status) and result.seq and known.get(result.seq) != result:
-                yield f"receipts: {op} gave a status that was never announced: {result}"
+                yield f"receipts: {asked} gave a status that was never announced: {result}"
             continue
         if result.status.seq and known.get(result.status.seq) != result.status:
-            yield f"receipts: {op} tells a status that was never announced: {result.status}"
-        whole, part = _arrived(record, outcome.mark)
-        if result.delivery is Delivery.WRITTEN and whole != 1:
-            yield f"receipts: {op} was written, and taken {whole} times"
-        if result.delivery is Delivery.REFUSED and part:
-            yield f"receipts: {op} was refused, and bytes of it were taken"
-        if part > 1:
-            yield f"receipts: {op} was sent {part} times"
-        unwritten = result.delivery is not Delivery.WRITTEN and _is_request(record, outcome)
-        if unwritten and outcome.answered == 0:
-            yield f"receipts: {op} gave {result.delivery}, and no answer stood there yet"
+            yield f"receipts: {asked} tells a status that was never announced: {result.status}"
+        if asked.mark:
+            told, part = arrivals.told[asked.mark], arrivals.part[asked.mark]
+            if result.delivery is Delivery.WRITTEN and told != 1:
+                yield f"receipts: {asked} was written, and Sent tells of it {told} times"
+            exact = where.get(asked.mark) in arrivals.exact
+            if result.delivery is Delivery.WRITTEN and exact and not arrivals.whole[asked.mark]:
+                yield f"receipts: {asked} was written, and not taken"
+            if result.delivery is Delivery.REFUSED and (part or told):
+                yield f"receipts: {asked} was refused, and bytes of it were taken"
+            if part > 1 or told > 1:
+                yield f"receipts: {asked} was sent {max(part, told)} times"
+        unwritten = result.delivery is not Delivery.WRITTEN and _is_request(asked)
+        if unwritten and asked.answered == 0:
+            yield f"receipts: {asked} gave {result.delivery}, and no answer stood there yet"
         if result.delivery is Delivery.UNKNOWN and not any(
             status.state in (*_ENDS, State.RESTARTING) and seq <= result.status.seq
             for seq, status in known.items()
         ):
-            yield f"receipts: {op} is unknown, and the status {result.status.state} says no loss"
-    for outcome in record.outcomes:
-        yield from _call(record, outcome)
+            yield f"receipts: {asked} is unknown, and the status {result.status.state} says no loss"
+    yield from _equal_messages(history, arrivals)
+    given: dict[object, list[Line]] = {}
+    for event in history.log:
+        if isinstance(event, Line) and event.kind is Kind.ANSWER:
+            given.setdefault(event.id, []).append(event)
+    for asked in history.asked:
+        yield from _call(asked, given.get(asked.id, []))
+    for event in history.log:
+        if isinstance(event, Line) and event.origin is Origin.HOLDFAST:
+            yield from _coherent(history, event, arrivals, where)
 
 
-def _call(record: Record, outcome: Outcome) -> Iterator[str]:
+def _equal_messages(history: History, arrivals: _Arrivals) -> Iterator[str]:
+    """Messages without a mark are counted: at least those written, none of those refused."""
+    asked: Counter[bytes] = Counter()
+    written: Counter[bytes] = Counter()
+    refused: Counter[bytes] = Counter()
+    for each in history.asked:
+        if each.mark or each.data is None:
+            continue
+        asked[each.data] += 1
+        if isinstance(each.result, Receipt):
+            written[each.data] += each.result.delivery is Delivery.WRITTEN
+            refused[each.data] += each.result.delivery is Delivery.REFUSED
+    sent = Counter(event.data for event in history.log if type(event) is Sent)
+    for data, count in asked.items():
+        if not written[data] <= sent[data] <= count - refused[data]:
+            yield (
+                f"receipts: of {count} messages {data[:80]!r} {written[data]} were written and "
+                f"{refused[data]} refused, and Sent tells of {sent[data]}"
+            )
+
+
+def _coherent(
+    history: History, line: Line, arrivals: _Arrivals, where: dict[bytes, int]
+) -> Iterator[str]:
+    """What our answer says of the delivery is true."""
+    error = json.loads(line.data).get("error")
+    data = (error or {}).get("data") or {}
+    marks = [each.mark for each in history.asked if each.id == line.id and each.sends]
+    if len(marks) != 1 or not marks[0] or "delivery" not in data:
+        return
+    [mark] = marks
+    if data["delivery"] == "refused" and (arrivals.part[mark] or arrivals.told[mark]):
+        yield f"receipts: {line.id!r} was refused, says {line.seq}, and bytes of it were taken"
+    exact = where.get(mark) in arrivals.exact
+    if data["delivery"] == "written" and exact and not arrivals.whole[mark]:
+        yield f"receipts: {line.id!r} was written, says {line.seq}, and it was not taken"
+
+
+def _call(asked: Asked, given: list[Line]) -> Iterator[str]:
     """A call ends as its answer says."""
-    op, result = outcome.op, outcome.result
-    if op.do != "call" or record.schedule.dialect == "lines":
+    result = asked.result
+    if asked.do != "call" or not asked.request:
         return
     if isinstance(result, TimeoutError):
-        if op.timeout is None:
-            yield f"receipts: {op} timed out without a timeout"
+        if asked.timeout is None:
+            yield f"receipts: {asked} timed out without a timeout"
         return
-    if outcome.cancelled or isinstance(result, InvalidMessage | SessionClosed):
+    if asked.cancelled or isinstance(result, InvalidMessage | SessionClosed):
         return
-    found = [e for e in record.log if isinstance(e, Line) and e.kind is Kind.ANSWER]
-    mine = [e for e in found if e.id == op.id]
-    if not mine:
-        yield f"receipts: {op} gave {result!r}, and there is no answer"
+    if not given:
+        yield f"receipts: {asked} gave {result!r}, and there is no answer"
         return
-    for line in mine:
+    for line in given:
         content = json.loads(line.data)
         error = content.get("error")
         if isinstance(result, WorkerLost):
@@ -294,32 +391,12 @@ def _call(record: Record, outcome: Outcome) -> Iterator[str]:
             fits = "result" in content and content["result"] == result
         if fits:
             return
-    yield f"receipts: {op} gave {result!r}, and the answer is {mine[0].data[:200]!r}"
+    yield f"receipts: {asked} gave {result!r}, and the answer is {given[0].data[:200]!r}"
 
 
-def _arrived(record: Record, mark: bytes) -> tuple[int, int]:
-    """How often a message was taken whole, and how often at least in part."""
-    whole = part = 0
-    sent: dict[int, list[bytes]] = {}
-    for event, generation in zip(record.log, record.generations, strict=True):
-        if type(event) is Sent:
-            sent.setdefault(generation, []).append(event.data)
-    for generation, channel in record.channels.items():
-        place = 0
-        for data in sent.get(generation, ()):
-            frame = record.framed(data)
-            if mark in data:
-                whole += len(channel.taken) >= place + len(frame)
-                part += len(channel.taken) > place
-            place += len(frame)
-        if place == 0 and mark in channel.taken:
-            part += 1
-    return whole, part
-
-
-def subscribers(record: Record) -> Iterator[str]:
+def subscribers(history: History) -> Iterator[str]:
     """Each sees all that comes after its cursor, once and in order, or is told what it missed."""
-    for reader in record.readers:
+    for reader in history.readers:
         due = reader.after + 1
         for event in reader.events:
             if isinstance(event, Lagged):
@@ -330,37 +407,164 @@ def subscribers(record: Record) -> Iterator[str]:
             if event.seq != due:
                 yield f"subscribers: {reader.name} got {event.seq}, due was {due}"
                 break
-            if event != record.log[event.seq - 1]:
+            if event != history.log[event.seq - 1]:
                 yield f"subscribers: {reader.name} got another event {event.seq}"
                 break
             due += 1
         else:
-            if due <= len(record.log):
-                yield f"subscribers: {reader.name} ended before {due} of {len(record.log)}"
-            if record.schedule.retained_bytes > 1e6 and any(
-                isinstance(event, Lagged) for event in reader.events
-            ):
+            if reader.ended and due <= len(history.log):
+                yield f"subscribers: {reader.name} ended before {due} of {len(history.log)}"
+            if history.retains_all and any(isinstance(event, Lagged) for event in reader.events):
                 yield f"subscribers: {reader.name} lagged although all was retained"
 
 
-def durations(record: Record) -> Iterator[str]:
+def durations(history: History) -> Iterator[str]:
     """What has a bound ends within it."""
-    for outcome in record.outcomes:
-        op = outcome.op
-        if outcome.ended is None:
+    for asked in history.asked:
+        if asked.ended is None:
             continue
-        took = outcome.ended - outcome.began
-        timeout = op.timeout
-        if timeout is None and op.do != "call":
-            timeout = record.schedule.send_timeout
-        if op.do in ("request", "notify", "again", "cancel") and timeout is not None:
+        took = asked.ended - asked.began
+        timeout = asked.timeout
+        if timeout is None and asked.do == "send":
+            timeout = history.send_timeout
+        late = False
+        if asked.do == "send" and timeout is not None:
             # A worker may have to be started first, and then the message waits as long once more.
-            if took > 2 * timeout + _SLACK:
-                yield f"durations: {op} took {took:.3f} s"
-        elif op.do in ("call", "wait_for") and timeout is not None and took > timeout + 0.001:
-            yield f"durations: {op} took {took:.3f} s"
-        elif op.cancel is not None and took > op.cancel + 0.001:
-            yield f"durations: {op} took {took:.3f} s although it was cancelled"
+            late = took > 2 * timeout + history.slack
+        elif asked.do in ("call", "wait_for") and timeout is not None:
+            late = took > timeout + history.patience
+        elif asked.cancel is not None:
+            late = took > asked.cancel + history.patience
+        if late:
+            yield f"durations: {asked} took {took:.3f} s"
+
+
+def losses(history: History) -> Iterator[str]:
+    """What is said of a worker's end fits what was done to it, and what ends it is noticed."""
+    if history.deeds is None:
+        return
+    ended: set[int] = set()
+    generation = 0
+    after: dict[int, Status] = {}  # the last word about each end
+    for event in history.log:
+        if not isinstance(event, StatusChanged):
+            continue
+        status = event.status
+        if status.reason in (Reason.START, Reason.RESTART) and status.state is State.IDLE:
+            generation = _generation(status)
+        elif status.state in (*_ENDS, State.RESTARTING):
+            ended.add(generation)
+            # A stop of what had ended already tells nothing of it.
+            if generation not in after or after[generation].reason is status.reason:
+                after[generation] = status
+            yield from _fits(history, generation, status)
+    for deed in history.deeds:
+        if deed.ends and deed.first not in ended:
+            yield f"losses: {deed.what} in generation {deed.first}, and its end was never told"
+    for generation, status in after.items():
+        told = status.exit is not None and status.exit.reported
+        if told or status.reason not in (*_LOSSES, Reason.STOP):
+            continue
+        named = not any(deed.unnamed for deed in _deeds(history, generation))
+        due = history.reports_exit and named and _link_held(history, generation)
+        if due and not _restarted_at_once(history, status):
+            yield f"losses: how generation {generation} ended was never told: {status}"
+
+
+def _generation(status: Status) -> int:
+    return int((status.worker_id or "/0").rpartition("/")[2])
+
+
+def _deeds(history: History, generation: int) -> list[Deed]:
+    return [each for each in history.deeds or () if each.first <= generation <= each.last]
+
+
+def _link_held(history: History, generation: int) -> bool:
+    return not any(deed.link for deed in _deeds(history, generation))
+
+
+def _restarted_at_once(history: History, status: Status) -> bool:
+    """Whether nobody could add an exit to this status any more."""
+    for event in history.log[status.seq :]:
+        if isinstance(event, StatusChanged):
+            return event.status.state is State.RESTARTING
+    return False
+
+
+def _fits(history: History, generation: int, status: Status) -> Iterator[str]:
+    deeds = _deeds(history, generation)
+    done = ", ".join(each.what for each in deeds) or "nothing"
+    said = f"{status.state}/{status.reason} at {status.seq}"
+    exit = _named(status.exit)
+    if status.reason in _LOSSES:
+        if not deeds:
+            yield f"losses: generation {generation} is lost, says {said}, and nothing was done"
+            return
+        if status.reason is Reason.READ_LOOP_ERROR:
+            yield f"losses: {said} tells of a mistake: {status.detail}"
+        causes = frozenset().union(*(each.causes for each in deeds))
+        if status.cause is not None and status.cause not in causes:
+            yield f"losses: {said} tells of {status.cause}, and what was done is {done}"
+        exits = frozenset().union(*(each.exits for each in deeds))
+        if status.reason is not Reason.PROCESS_EXIT or status.cause is not Cause.WORKER_EXITED:
+            exits |= _LADDER  # it lived, and we have ended it since
+        if exit is not None and exit not in exits:
+            yield f"losses: {said} tells that it ended by {exit}, and what was done is {done}"
+    elif status.reason is Reason.STOP:
+        exits = _LADDER.union(*(each.exits for each in deeds))
+        if exit is not None and exit not in exits:
+            yield f"losses: {said} tells that it ended by {exit}, and what was done is {done}"
+        if status.cause in (Cause.LINK_LOST, Cause.LINK_SILENT) and not any(
+            status.cause in each.causes for each in deeds
+        ):
+            yield f"losses: {said} tells of {status.cause}, and what was done is {done}"
+
+
+_BY_CODE = {"137": "SIGKILL", "143": "SIGTERM"}
+
+
+def _named(exit: Exit | None) -> str | None:
+    """How it ended, in a word; a shell's code for a signal is taken for the signal."""
+    if exit is None or not exit.reported:
+        return None
+    return exit.signal or _BY_CODE.get(str(exit.code), str(exit.code))
+
+
+def lost_lines(history: History) -> Iterator[str]:
+    """All that a worker wrote before an end that it came to by itself stands in the journal."""
+    if history.deeds is None:
+        return
+    got: Counter[int] = Counter()
+    for event, generation in zip(history.log, history.generations, strict=True):
+        if isinstance(event, LineTooLong) or (
+            isinstance(event, Line) and event.origin is Origin.WORKER
+        ):
+            got[generation] += 1
+    for generation, account in history.accounts.items():
+        wrote = len(account.wrote) - (not account.whole)
+        if got[generation] < wrote and _heard_out(history, generation):
+            yield (
+                f"lost_lines: generation {generation} wrote {wrote} lines, and {got[generation]} "
+                f"stand in the journal: {account.wrote[got[generation]][:100]!r} is the first lost"
+            )
+
+
+def _heard_out(history: History, generation: int) -> bool:
+    """Whether a worker's output was read to its end."""
+    if not _link_held(history, generation):
+        return False
+    running = 0
+    for event in history.log:
+        if not isinstance(event, StatusChanged):
+            continue
+        status = event.status
+        if status.reason in (Reason.START, Reason.RESTART) and status.state is State.IDLE:
+            running = _generation(status)
+        elif running == generation and status.state in (*_ENDS, State.RESTARTING):
+            if status.reason is Reason.PROCESS_EXIT:
+                return True
+            return status.reason in (Reason.STOP, Reason.RESTART) and status.cause is None
+    return False
 
 
 def _short(event: Event) -> str:

@@ -284,7 +284,7 @@ PLANTED: dict[Callable[[pytest.MonkeyPatch], None], str] = {
 
 async def first_found(rule: str) -> str | None:
     for seed in seeds(AT_MOST):
-        for broken in broken_rules(await Player(drawn(seed)).play()):
+        for broken in broken_rules((await Player(drawn(seed)).play()).history):
             if broken.startswith(rule):
                 return broken
     return None

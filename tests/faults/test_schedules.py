@@ -49,7 +49,7 @@ async def play_all(schedules: Sequence[Schedule]) -> tuple[Schedule, Record, lis
     """Play one after the other, until one breaks a rule."""
     for schedule in schedules:
         record = await Player(schedule).play()
-        if broken := broken_rules(record):
+        if broken := broken_rules(record.history):
             return schedule, record, broken
     return None
 
@@ -71,15 +71,16 @@ def explain(backend: str, schedule: Schedule, record: Record, broken: list[str])
     count = f"{len(schedule.parts)} parts to {len(again[0].parts)}"
     told = [f"{backend}: {len(broken)} broken rules; replay with {SEED_VARIABLE}={schedule.seed}"]
     told += [f"  - {each}" for each in broken[:10]]
+    history = again[1].history
     told += ["", f"the least schedule that breaks it ({count}):", str(again[0])]
     told += [f"  - {each}" for each in again[2][:10]]
     told += ["its journal, with generations:"]
     told += [
         f"  {generation} {event!r:.230}"
-        for event, generation in zip(again[1].log, again[1].generations, strict=True)
+        for event, generation in zip(history.log, history.generations, strict=True)
     ]
     told += ["its operations:"]
-    told += [f"  {o.began:.3f}..{o.ended} {o.op} -> {o.result!r:.200}" for o in again[1].outcomes]
+    told += [f"  {o.began:.3f}..{o.ended} {o} -> {o.result!r:.200}" for o in history.asked]
     return "\n".join(told)
 
 

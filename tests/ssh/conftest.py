@@ -16,7 +16,8 @@ ROOT = str(Path(__file__).resolve().parents[2])
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
-from tests.ssh import network, sshd as servers  # noqa: E402 - needs the line above
+from tests.faults.belongings import belongings, left_over  # noqa: E402 - needs the line above
+from tests.ssh import network, sshd as servers  # noqa: E402
 from tests.ssh.machine import until  # noqa: E402
 from tests.ssh.relay import Relay  # noqa: E402
 from tests.ssh.sshd import Sshd  # noqa: E402
@@ -101,6 +102,18 @@ def sshd(nothing_is_left: None) -> Iterator[Sshd]:
         ["tests left processes in the server:"]
         + [f"{each} (seen after {FIRST_SEEN.get(each.pid, 'the last test')})" for each in left]
     )
+
+
+@pytest.fixture(autouse=True)
+def _checked(sshd: Sshd, histories: object) -> Iterator[None]:
+    """The history of each session is checked, as ``histories`` in ``tests/conftest.py`` says.
+
+    The server is there before, since it stays and is no leftover of a test; and a test may have it
+    started again, as another process.
+    """
+    before = belongings()
+    yield
+    assert left_over(before, processes=False) == []
 
 
 @pytest.fixture

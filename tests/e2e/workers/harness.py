@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+from tests.faults.history import of_events
+from tests.faults.rules import broken_rules
 
 from holdfast import (
     Delivery,
@@ -251,16 +253,4 @@ def check(events: Sequence[Event]) -> None:
 
     The ids that stand in it were used once each.
     """
-    assert [event.seq for event in events] == list(range(1, len(events) + 1))
-    terminal = False
-    for event in events:
-        if isinstance(event, StatusChanged):
-            assert event.status.seq == event.seq
-            terminal = event.status.state in TERMINAL
-        elif isinstance(event, Line) and event.origin is Origin.WORKER:
-            assert not terminal, f"a line after the terminal status: {event}"
-    counts: dict[RequestId, int] = {}
-    for event in events:
-        if isinstance(event, Line) and event.kind is Kind.ANSWER and event.id is not None:
-            counts[event.id] = counts.get(event.id, 0) + 1
-    assert all(count == 1 for count in counts.values()), counts
+    assert broken_rules(of_events(events)) == []
