@@ -23,7 +23,6 @@ html_show_copyright = False
 html_copy_source = False
 
 myst_heading_anchors = 3
-suppress_warnings = ["toc.empty_glob"]  # a part whose page is not there
 
 autodoc_default_options = {"members": True}
 autodoc_member_order = "bysource"
