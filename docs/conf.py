@@ -7,7 +7,7 @@ in the API's docstrings and annotations has to lead somewhere.
 from __future__ import annotations
 
 import collections.abc
-import datetime
+import datetime as dt
 
 import holdfast
 import holdfast.testing
@@ -55,5 +55,5 @@ for _name in holdfast.testing.__all__:
 vars(holdfast).update(
     Callable=collections.abc.Callable,
     Mapping=collections.abc.Mapping,
-    dt=datetime,
+    dt=dt,
 )
