@@ -64,6 +64,58 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert missing == []
 
 
+def test_every_page_is_reached() -> None:
+    """Some other page of the documentation links to each one."""
+    pages = set(ROOT.glob("docs/*.md")) - {ROOT / "docs" / "index.md"}
+    linked = {
+        (page.parent / link).resolve()
+        for page in ROOT.glob("docs/*.md")
+        for link in re.findall(r"\]\(([^)#:]+\.md)", page.read_text())
+        if link != page.name
+    }
+    assert sorted(page.name for page in pages - linked) == []
+
+
+def test_the_reference_has_every_public_name() -> None:
+    """What ``holdfast`` and ``holdfast.testing`` bring stands in the API reference."""
+    import holdfast
+    import holdfast.testing
+
+    text = (ROOT / "docs" / "api.rst").read_text()
+    shown = set(re.findall(r"^\.\. (?:auto|py:)\w+:: (\w+)(?:\(\))?$", text, re.MULTILINE))
+    hooks = {"holdfast_transports", "holdfast_dialects", "holdfast_status_changed"}
+    assert {*holdfast.__all__, *holdfast.testing.__all__, *hooks} - shown == set()
+    for module in ("holdfast.pipes", "holdfast.wakeup"):
+        assert f".. automodule:: {module}\n" in text
+
+
+def test_the_map_has_every_module_of_core() -> None:
+    """The architecture page's table names each module and package, and none that is not there."""
+    text = (ROOT / "docs" / "architecture.md").read_text().partition("## The modules of core")[2]
+    core = ROOT / "core" / "holdfast"
+    there = {path.name for path in core.glob("*.py")} - {"__init__.py", "__main__.py"}
+    there |= {f"{path.parent.name}/" for path in core.glob("*/__init__.py")}
+    assert set(re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)) == there
+
+
+def test_the_overview_says_what_each_transport_can_do() -> None:
+    """The table of capabilities is what the transports say of themselves."""
+    import holdfast
+
+    text = (ROOT / "docs" / "transports.md").read_text()
+    head, *rows = re.findall(r"^\| (?:capability|`[A-Z_]+`) \|.*$", text, re.MULTILINE)
+    schemes = re.findall(r"`(\w+):`", head)
+    told = {row.split("|")[1].strip(" `"): row.split("|")[2 : 2 + len(schemes)] for row in rows}
+    registry = holdfast.Registry()
+    assert told.keys() == holdfast.Capability.__members__.keys()
+    for column, scheme in enumerate(schemes):
+        can = registry.spec(scheme).capabilities
+        assert can is not None
+        for name, cells in told.items():
+            expected = "yes" if holdfast.Capability[name] in can else "no"
+            assert cells[column].strip() == expected, (scheme, name)
+
+
 def test_the_tables_name_every_state_and_reason() -> None:
     """The README's tables are complete: states, reasons, causes, fates and dialects."""
     import holdfast
