@@ -86,10 +86,11 @@ def built(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Built:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "pins.txt").exists():
             # An sdist, and the wheel from it: what is missing in the one fails the other.
-            run(uv, "build", "--all-packages", "--out-dir", folder, cwd=ROOT)
+            ours = ("--python", sys.executable)
+            run(uv, "build", *ours, "--all-packages", "--out-dir", folder, cwd=ROOT)
             pins = run(
-                *(uv, "export", "--frozen", "--all-packages", "--all-extras", "--no-hashes"),
-                *("--no-emit-workspace", "--no-header"),
+                *(uv, "export", *ours, "--frozen", "--all-packages", "--all-extras"),
+                *("--no-hashes", "--no-emit-workspace", "--no-header"),
                 cwd=ROOT,
             )
             (folder / "pins.txt").write_text(pins)
