@@ -40,7 +40,7 @@ class Deadlines:
     async def run(self) -> None:
         """Sleep until the next deadline, for ever."""
         while True:
-            with anyio.move_on_at(self._next):
+            with anyio.CancelScope(deadline=self._next):
                 await self._earlier.wait()
                 continue
             now = anyio.current_time()

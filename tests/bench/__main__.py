@@ -311,6 +311,12 @@ def main() -> None:
     print(
         f"| start of `holdfast run local: -- true`, CPU | {(ours - alone) * 1e3:.0f} ms | | | | |"
     )
+    costs = [measures.importing() for _ in range(options.rounds)]
+    ours, alone = (statistics.median(column) for column in zip(*costs, strict=True))
+    print(
+        f"| `import holdfast`, CPU | {ours * 1e3:.0f} ms | its libraries | {alone * 1e3:.0f} ms | "
+        f"{ours / alone:.2f} | |"
+    )
 
 
 if __name__ == "__main__":

@@ -314,12 +314,19 @@ async def session_cost() -> tuple[float, int]:
         return used / MANY / 1024, threading.active_count() - threads
 
 
+def _cost(*command: str) -> float:
+    """The CPU seconds of a command and of what it waits for."""
+    pid = os.posix_spawnp(command[0], command, os.environ)
+    _, _, usage = os.wait4(pid, 0)
+    return usage.ru_utime + usage.ru_stime
+
+
 def start_up() -> tuple[float, float]:
     """CPU seconds of ``holdfast run local: -- true``, and of ``true`` alone."""
+    return _cost(sys.executable, "-m", "holdfast", "run", "local:", "--", "true"), _cost("true")
 
-    def cost(*command: str) -> float:
-        pid = os.posix_spawnp(command[0], command, os.environ)
-        _, _, usage = os.wait4(pid, 0)
-        return usage.ru_utime + usage.ru_stime
 
-    return cost(sys.executable, "-m", "holdfast", "run", "local:", "--", "true"), cost("true")
+def importing() -> tuple[float, float]:
+    """CPU seconds of ``import holdfast``, and of the libraries it imports, each with its Python."""
+    libraries = "import asyncio, anyio, anyio.lowlevel, msgspec, pluggy"
+    return _cost(sys.executable, "-c", "import holdfast"), _cost(sys.executable, "-c", libraries)

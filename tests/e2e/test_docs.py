@@ -1,8 +1,7 @@
-"""Every command and every Python snippet in the README and in docs/ does what is written there."""
+"""Every command and every Python snippet in the project's pages does what is written there."""
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -10,36 +9,33 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+from .pages import PAGES, ROOT, RUNNABLE, SHOWN, Block, environment, read, run_by, shell
 
-PART = ("# src/", "# tests/")
-"""How a block begins that is a file, or a part of one, of the tutorial's transport."""
+BLOCKS = [block for page in PAGES for block in read(page)]
 
 
-def blocks(language: str) -> list[object]:
-    """The fenced blocks of one language, each named by its page and number."""
-    found = []
-    for page in PAGES:
-        for number, match in enumerate(FENCE.finditer(page.read_text())):
-            if match[1] == language and "ssh://" not in match[2]:  # those: tests/ssh/test_docs.py
-                found.append(pytest.param(match[2], id=f"{page.stem}-{number}"))
-    return found
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.where)
+def test_every_block_is_run_or_says_why_not(block: Block) -> None:
+    """What can be run is run by a test that names the page, or the line above gives the reason."""
+    if block.language not in RUNNABLE:
+        assert block.language in SHOWN, f"{block.where}: is this to be run?"
+        assert block.reason is None
+    elif block.reason is None:
+        test = ROOT / block.runner
+        named = test == Path(__file__) or Path(block.page).name in test.read_text()
+        assert named, f"{block.where}: {block.runner} does not run this page"
+        assert block.language != "sh", f"{block.where}: what it prints is shown in a console block"
+    else:
+        assert len(block.reason.split()) >= 3, f"{block.where}: no reason: {block.reason}"
 
 
-def environment() -> dict[str, str]:
-    """Ours, with the interpreter's own scripts first."""
-    return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-
-
-@pytest.mark.parametrize("block", blocks("python"))
-def test_python_blocks_run(block: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "block", run_by("tests/e2e/test_docs.py", "python"), ids=lambda block: block.where
+)
+def test_python_blocks_run(block: Block, tmp_path: Path) -> None:
     """A Python block is a whole program, and it ends well."""
-    if block.startswith(PART):
-        pytest.skip("capability: a part of the tutorial, run whole by test_docs_transport.py")
     script = tmp_path / "snippet.py"
-    script.write_text(block)
+    script.write_text(block.text)
     done = subprocess.run(
         [sys.executable, script],
         capture_output=True,
@@ -52,36 +48,72 @@ def test_python_blocks_run(block: str, tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
-def test_only_the_tutorial_is_in_parts() -> None:
-    """No other page has blocks that no test runs."""
-    part = re.compile(r"^```\w+\n# (src|tests)/", re.MULTILINE)
-    pages = [page.stem for page in PAGES if part.search(page.read_text())]
-    assert pages == ["writing-a-transport"]
+@pytest.mark.parametrize(
+    "block", run_by("tests/e2e/test_docs.py", "console"), ids=lambda block: block.where
+)
+def test_console_blocks_print_what_they_show(block: Block) -> None:
+    """The commands of a console block, run in one shell in the checkout, print what is below."""
+    assert shell(block.commands, ROOT) == block.output
 
 
-@pytest.mark.parametrize("block", blocks("console"))
-def test_console_blocks_print_what_they_show(block: str) -> None:
-    """The commands of a console block, run in one shell, print what stands below them."""
-    commands = [line[2:] for line in block.splitlines() if line.startswith("$ ")]
-    expected = [line for line in block.splitlines() if not line.startswith("$ ")]
-    done = subprocess.run(
-        ["sh", "-c", "\n".join(commands)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=environment(),
-        check=False,
-    )
-    assert done.stdout.splitlines() == expected
-    assert done.stderr == ""
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     """A link to a file of this project names one that exists."""
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
     missing = [link for link in links if not (page.parent / link).exists()]
     assert missing == []
+
+
+def test_every_page_is_reached() -> None:
+    """Some other page of the documentation links to each one."""
+    pages = set(ROOT.glob("docs/*.md")) - {ROOT / "docs" / "index.md"}
+    linked = {
+        (page.parent / link).resolve()
+        for page in ROOT.glob("docs/*.md")
+        for link in re.findall(r"\]\(([^)#:]+\.md)", page.read_text())
+        if link != page.name
+    }
+    assert sorted(page.name for page in pages - linked) == []
+
+
+def test_the_reference_has_every_public_name() -> None:
+    """What ``holdfast`` and ``holdfast.testing`` bring stands in the API reference."""
+    import holdfast
+    import holdfast.testing
+
+    text = (ROOT / "docs" / "api.rst").read_text()
+    shown = set(re.findall(r"^\.\. (?:auto|py:)\w+:: (\w+)(?:\(\))?$", text, re.MULTILINE))
+    hooks = {"holdfast_transports", "holdfast_dialects", "holdfast_status_changed"}
+    assert {*holdfast.__all__, *holdfast.testing.__all__, *hooks} - shown == set()
+    for module in ("holdfast.pipes", "holdfast.wakeup"):
+        assert f".. automodule:: {module}\n" in text
+
+
+def test_the_map_has_every_module_of_core() -> None:
+    """The architecture page's table names each module and package, and none that is not there."""
+    text = (ROOT / "docs" / "architecture.md").read_text().partition("## The modules of core")[2]
+    core = ROOT / "core" / "holdfast"
+    there = {path.name for path in core.glob("*.py")} - {"__init__.py", "__main__.py"}
+    there |= {f"{path.parent.name}/" for path in core.glob("*/__init__.py")}
+    assert set(re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)) == there
+
+
+def test_the_overview_says_what_each_transport_can_do() -> None:
+    """The table of capabilities is what the transports say of themselves."""
+    import holdfast
+
+    text = (ROOT / "docs" / "transports.md").read_text()
+    head, *rows = re.findall(r"^\| (?:capability|`[A-Z_]+`) \|.*$", text, re.MULTILINE)
+    schemes = re.findall(r"`(\w+):`", head)
+    told = {row.split("|")[1].strip(" `"): row.split("|")[2 : 2 + len(schemes)] for row in rows}
+    registry = holdfast.Registry()
+    assert told.keys() == holdfast.Capability.__members__.keys()
+    for column, scheme in enumerate(schemes):
+        can = registry.spec(scheme).capabilities
+        assert can is not None
+        for name, cells in told.items():
+            expected = "yes" if holdfast.Capability[name] in can else "no"
+            assert cells[column].strip() == expected, (scheme, name)
 
 
 def test_the_tables_name_every_state_and_reason() -> None:

@@ -15,11 +15,14 @@ import pytest
 from .servers.driving import HOLDFAST, environment, finished, run
 
 HEAVY = (
-    *("rich", "pytest", "_pytest", "trio", "uvloop", "paramiko", "asyncssh", "cryptography"),
-    *("docker", "requests", "urllib3", "httpx", "http.server", "aiohttp", "starlette", "uvicorn"),
+    *("rich", "pygments", "pytest", "_pytest", "trio", "uvloop"),
+    *("paramiko", "asyncssh", "cryptography", "h11", "docker", "aiodocker"),
+    *("requests", "urllib3", "httpx", "http.server", "http.client", "aiohttp", "websockets"),
+    *("fastapi", "starlette", "uvicorn", "prometheus_client", "platformdirs", "sqlite3"),
     *("mcp", "acp", "pydantic", "multiprocessing", "concurrent.futures.process", "unittest"),
-    *("holdfast.testing", "holdfast_tcp"),
+    *("holdfast.testing", "holdfast_transports.ssh", "holdfast_gateway", "holdfast_tcp"),
 )
+"""What ``run local:`` does not need: what people look at, other transports, the web, tests."""
 
 IMPORTED = """
 import atexit, json, os, sys
@@ -44,6 +47,15 @@ def test_it_imports_nothing_heavy(tmp_path: Path) -> None:
     imported = set(json.loads(modules.read_text()))
     assert "holdfast._proxy" in imported
     assert imported & set(HEAVY) == set()
+
+
+def test_importing_holdfast_imports_less_still() -> None:
+    """A program that imports ``holdfast`` gets none of these, no command line and no plugin."""
+    code = "import sys, holdfast; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = set(done.stdout.split())
+    assert "holdfast._session" in imported
+    assert imported & {*HEAVY, "click", "holdfast._cli", "holdfast_transports"} == set()
 
 
 def test_it_imports_only_the_targets_plugin(tmp_path: Path) -> None:

@@ -263,9 +263,10 @@ def test_the_first_bytes_never_name_a_wrong_request(value: Any, data: st.DataObj
     whole = json.dumps(value).encode()
     head = whole[: data.draw(st.integers(0, len(whole)))]
     id = answered_by(head)
-    if id is not None and isinstance(value, dict) and "method" not in value:
-        assert id == value["id"]
-        assert not isinstance(value["id"], bool)
+    read = json.loads(whole)  # two surrogates in a row are one character then
+    if id is not None and isinstance(read, dict) and "method" not in read:
+        assert id == read["id"]
+        assert not isinstance(read["id"], bool)
 
 
 # -- time -------------------------------------------------------------------------------------

@@ -38,9 +38,9 @@ class TransportContract(
 
     Each clause is one test; its docstring is the rule, behind an id to look it up by. It runs on
     asyncio and on trio. What a transport has no capability for is skipped, and the reason names
-    the capability.
+    the capability. Its fixtures stand in the class, the module or a conftest.
 
-    Fixtures, in the class, the module or a conftest:
+    Fixtures:
         transport: A fresh :class:`~holdfast.Transport`.
         sever: Optional: an async callable that takes an open channel (the transport's own) and
             cuts its link as an accident would. Without it the ``HF-LINK`` clauses are skipped.

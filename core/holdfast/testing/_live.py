@@ -173,7 +173,7 @@ def _trial(config: pytest.Config) -> Trial:
     return config.stash[_TRIAL]
 
 
-@dataclass
+@dataclass(eq=False)  # pytest keeps plugins in sets
 class _Plugin:
     """pytest's side: who runs, and what became of it."""
 
