@@ -22,6 +22,9 @@ _STEP: Final = 2000
 _FREE_PAGES: Final = 4096
 """Pages (of 4 KiB) that may lie free for new events; what is beyond goes back to the disk."""
 
+_VACUUM_PAGES: Final = 8192
+"""Pages that one write gives back: some hundredths of a second."""
+
 _AGE_CHECK: Final = 60.0
 """Seconds between two looks for events that are too old."""
 
@@ -95,13 +98,13 @@ class Tidier:
         It works in transactions of its own, so that a failure undoes no more than one step.
         """
         until = time.monotonic() + seconds
-        deleted = self._purge(database, until)
+        self._purge(database, until)
         bounds = self._retention
         for each in list(sessions.values()):
             if each.size > bounds.max_session_bytes:
                 goal = int(bounds.max_session_bytes * _LOW)
                 while each.size > goal and time.monotonic() < until:
-                    deleted |= self._drop(database, each, each.size - goal, None)
+                    self._drop(database, each, each.size - goal, None)
                     if each.first_seq is None:
                         break
         total = sum(each.size for each in sessions.values())
@@ -113,7 +116,7 @@ class Tidier:
                     break
                 oldest = min(full, key=lambda each: each.first_at)
                 total -= oldest.size
-                deleted |= self._drop(database, oldest, total + oldest.size - goal, None)
+                self._drop(database, oldest, total + oldest.size - goal, None)
                 total += oldest.size
         if time.monotonic() - self._age_checked > min(_AGE_CHECK, bounds.max_age):
             cutoff = int(time.time() - bounds.max_age)
@@ -121,17 +124,17 @@ class Tidier:
                 while each.first_seq is not None and each.first_at < cutoff:
                     if time.monotonic() > until:
                         break
-                    deleted |= self._drop(database, each, None, cutoff)
+                    self._drop(database, each, None, cutoff)
             if time.monotonic() <= until:
                 self._age_checked = time.monotonic()
-        if deleted:
-            (free,) = database.execute("PRAGMA freelist_count").fetchone()
-            if free > _FREE_PAGES:
-                database.execute(f"PRAGMA incremental_vacuum({free - _FREE_PAGES})").fetchall()
+        (free,) = database.execute("PRAGMA freelist_count").fetchone()
+        if free > _FREE_PAGES:
+            # `execute` would free one page: it ends at the first row, and these have no columns.
+            pages = min(free - _FREE_PAGES, _VACUUM_PAGES)
+            database.executescript(f"PRAGMA incremental_vacuum({pages})")
 
-    def _purge(self, database: sqlite3.Connection, until: float) -> bool:
+    def _purge(self, database: sqlite3.Connection, until: float) -> None:
         """Delete events of sessions that were forgotten."""
-        deleted = False
         while time.monotonic() < until:
             row = database.execute("SELECT number FROM forgotten LIMIT 1").fetchone()
             if row is None:
@@ -145,12 +148,10 @@ class Tidier:
                 ).rowcount
                 if count < _STEP:
                     database.execute("DELETE FROM forgotten WHERE number = ?", row)
-            deleted = True
-        return deleted
 
     def _drop(
         self, database: sqlite3.Connection, kept: Kept, size: int | None, before: int | None
-    ) -> bool:
+    ) -> None:
         """Delete a session's oldest events: so many bytes of them, or those from before a time."""
         low, high = kept.keys
         count = freed = 0
@@ -176,4 +177,3 @@ class Tidier:
             database.execute("UPDATE sessions SET size = ? WHERE number = ?", (rest, kept.number))
         kept.size = rest
         kept.first_seq, kept.first_at = (first[0] - low, first[1]) if first else (None, 0)
-        return count > 0

@@ -34,7 +34,7 @@ async def main() -> None:
             tasks.start_soon(tell, session)
             for n in range(1_000_000):
                 id = f"{session.generation}-{n}"
-                await session.send(request(id, "silent" if n % 10 == 5 else "prompt", lines=30))
+                await session.send(request(id, "silent" if n % 10 == 0 else "prompt", lines=30))
 
 
 async def tell(session: Session) -> None:

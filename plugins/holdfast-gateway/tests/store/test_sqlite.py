@@ -243,7 +243,7 @@ async def test_a_session_takes_no_more_than_its_bound(tmp_path: Path) -> None:
 
 
 async def test_all_sessions_take_no_more_than_their_bound(tmp_path: Path) -> None:
-    """Above the bound for all, what is oldest goes, whosever it is, and the file shrinks."""
+    """Above the bound for all, what is oldest goes, whosever it is; the sessions stay."""
     store = SQLiteStore(tmp_path, retention=Retention(max_bytes=30_000_000))
     await store.open()
     for number in range(30):
@@ -255,7 +255,26 @@ async def test_all_sessions_take_no_more_than_their_bound(tmp_path: Path) -> Non
     assert 5 <= len(kept) <= 16
     assert len(await store.sessions()) == 30, "sessions stay; only their events go"
     await store.close()
-    assert (tmp_path / "events.sqlite3").stat().st_size < 55_000_000
+
+
+async def test_the_file_shrinks(tmp_path: Path) -> None:
+    """Space that deleted events took goes back to the disk, but for some to be used again."""
+    store = SQLiteStore(tmp_path)
+    await store.open()
+    await store.write([entry(lines(1, 600, 100_000), new=True)])
+    await store.close()
+    database = tmp_path / "events.sqlite3"
+    assert database.stat().st_size > 60_000_000
+    store = SQLiteStore(tmp_path, retention=Retention(max_session_bytes=1_000_000))
+    await store.open()
+    for seq in range(601, 700):
+        await store.write([entry(lines(seq, seq))])
+        if (store.first_seq("s") or 0) > 590:
+            break
+    for more in (1, 2):
+        await store.write([entry(lines(seq + more, seq + more))])
+    await store.close()
+    assert database.stat().st_size < 25_000_000
 
 
 async def test_old_events_go(tmp_path: Path) -> None:
