@@ -200,6 +200,44 @@ def test_what_was_dropped_is_not_looked_for(run: Run):
     assert kept == [{"entries": 2000, "events": 2000}, 1000, 2001, 2001]
 
 
+# -- reading backwards ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kept", "before", "given"),
+    [
+        ([(1, 50)], 40, (1, 40)),
+        ([(1, 9000)], 5000, (3001, 5000)),
+        ([(1, 9000), (1_009_001, 1_009_020)], 1_009_000, (7001, 9000)),
+        ([(1, 3), (1_000_003, 1_000_020)], 1_000_002, (1, 3)),
+        ([(500, 500), (5_000_000, 5_000_020)], 4_999_999, (500, 500)),
+        ([(900, 1000)], 899, None),
+    ],
+)
+def test_earlier_events_are_found_behind_numbers_left_out(run: Run, kept, before, given):
+    """The last 2,000 numbers before a place; where they are empty, those before the gap."""
+    seqs, asked = run(
+        "history",
+        """const { api } = await import("/static/api.js");
+           const kept = value.kept.flatMap(([from, to]) =>
+             Array.from({ length: to - from + 1 }, (_, i) => from + i));
+           const original = api.events;
+           let asked = 0;
+           api.events = async (id, { after, limit }) => {
+             asked += 1;
+             const events = kept.filter(seq => seq > after).slice(0, limit);
+             const next_after = events.length ? events[events.length - 1] : after;
+             return { events: events.map(seq => ({ seq })), next_after, lagged: null };
+           };
+           const { events } = await its.readEarlier("s", value.before, kept[0], 2000);
+           api.events = original;
+           return [events.map(({ seq }) => seq), asked];""",
+        {"kept": kept, "before": before},
+    )
+    assert seqs == ([] if given is None else list(range(given[0], given[1] + 1)))
+    assert asked < 60
+
+
 # -- the timeline --------------------------------------------------------------------------------
 
 
