@@ -132,7 +132,7 @@ async def test_engines_that_are_none(tmp_path: Path) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(talk)
             said = await refused(f"docker://x?host=tcp://127.0.0.1:{port}")
-    assert "is no engine" in said
+    assert "is no engine, or wants TLS" in said
     assert "does not listen" in await refused(f"docker://x?host=tcp://127.0.0.1:{port}")
 
 

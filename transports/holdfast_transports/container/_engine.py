@@ -55,7 +55,7 @@ _MEANS: Final[Mapping[type[Exception], str]] = {
     ConnectionResetError: (
         "{where} closed the connection; does it want TLS (DOCKER_TLS_VERIFY), or no TLS?"
     ),
-    BadAnswer: "what listens at {where} is no engine: {error}",
+    BadAnswer: "what listens at {where} is no engine, or wants TLS (DOCKER_TLS_VERIFY): {error}",
     OSError: "{where} cannot be reached: {error}",
 }
 """What it means when there is no engine to ask; the first that fits counts."""
