@@ -503,6 +503,8 @@ def _fits(history: History, generation: int, status: Status) -> Iterator[str]:
         if status.reason is Reason.READ_LOOP_ERROR:
             yield f"losses: {said} tells of a mistake: {status.detail}"
         causes = frozenset().union(*(each.causes for each in deeds))
+        if not _link_held(history, generation):
+            causes |= {Cause.UNKNOWN}  # two faults at once: nothing is claimed of either
         if status.cause is not None and status.cause not in causes:
             yield f"losses: {said} tells of {status.cause}, and what was done is {done}"
         exits = frozenset().union(*(each.exits for each in deeds))
