@@ -11,6 +11,7 @@ import ctypes
 import gc
 import os
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 from tests.faults.belongings import belongings, resident
+from tests.ssh.sshd import sweep
 
 from holdfast import Session
 
@@ -111,6 +113,9 @@ def main() -> int:
     parser.add_argument("--keep-going", action="store_true", help="after a failed round, too")
     options = parser.parse_args()
     use_one_arena()
+    for each in (signal.SIGINT, signal.SIGTERM):  # what starts it may have them ignored
+        signal.signal(each, signal.default_int_handler)
+    sweep()
     began = time.monotonic()
     end = began + options.minutes * 60
     total, measured, failed = Result(broken=[]), [], []
