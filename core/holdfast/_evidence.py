@@ -64,6 +64,15 @@ class Evidence(msgspec.Struct):
         return self._fate() is Fate.GONE
 
     @property
+    def is_stuck(self) -> bool:
+        """Whether the worker lives and takes no input, as far as anybody knows.
+
+        A message may wait for ever although the worker is over: who inherited its stdin keeps that
+        open, and reads nothing.
+        """
+        return self.stuck is not None and self.broken is None and not self.worker_gone
+
+    @property
     def only_stdin_closed(self) -> bool:
         """Whether the worker lives, and shut nothing but its stdin."""
         return (
@@ -98,7 +107,7 @@ class Evidence(msgspec.Struct):
     def judge(self, stderr_tail: bytes = b"") -> Loss:
         """What all this means. Call it once no more evidence is expected."""
         exit, fate = self._reported_exit(), self._fate()
-        if self.stuck is not None and self.broken is None:
+        if self.is_stuck:
             return Loss(
                 Reason.STDIN_BROKEN,
                 f"the worker took no input for {self.stuck:g} s, and a part of a message is "

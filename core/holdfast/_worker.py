@@ -483,7 +483,7 @@ class Worker:
     async def _settle(self) -> None:
         """Collect what a worker that is over has still said, for a short and bounded time."""
         evidence, limits = self.evidence, self._limits
-        if evidence.stuck is not None:
+        if evidence.is_stuck:
             return
         only_eof = evidence.broken is None and evidence.exit is None
         rounds = _SETTLE_ROUNDS

@@ -128,6 +128,23 @@ async def test_a_send_that_expires_half_written_declares_the_worker_stuck(gate):
 
 
 @pytest.mark.uvloop
+async def test_a_worker_that_is_over_is_not_called_stuck():
+    """Who inherited its stdin keeps the message waiting; what is told is the worker's exit."""
+    script = "exec 3<&0; sleep 1000 & head -c 1 >/dev/null; exit 3"
+    limits = Limits(eof_grace=0.3, term_grace=0.3, settle=2.0)
+    async with running(command=["sh", "-c", script], limits=limits) as session:
+        with deadline():
+            receipt = await session.send(request("big", "prompt", text=BIG), timeout=0.5)
+        assert receipt.delivery is Delivery.UNKNOWN
+        status = receipt.status
+        assert (status.state, status.reason) == (State.ERROR, Reason.PROCESS_EXIT)
+        assert (status.cause, status.worker) == (Cause.WORKER_EXITED, Fate.GONE)
+        assert status.exit == Exit(code=3)
+        [answer] = answers(await journal(session), "big")
+        assert answer["error"]["data"]["cause"] == "worker_exited"
+
+
+@pytest.mark.uvloop
 async def test_a_stuck_worker_that_reads_on_is_no_error_of_ours(gate, caplog):
     """It may take the rest while it is being ended: nothing of that is told, or logged."""
     limits = Limits(eof_grace=0.3, term_grace=5)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import os
-import select
 import signal
 import time
 from collections import Counter
@@ -17,7 +15,6 @@ import anyio
 import anyio.lowlevel
 from tests.faults.history import Deed, History, Reader, names_itself, read_account
 from tests.faults.tap import Tap, brief, follow
-from tests.ssh.machine import command_line
 
 from holdfast import (
     CallError,
@@ -27,6 +24,7 @@ from holdfast import (
     Fate,
     Lagged,
     Limits,
+    Receipt,
     SessionBusy,
     SessionManager,
     State,
@@ -36,6 +34,7 @@ from holdfast import (
     WorkerNotStarted,
 )
 
+from .body import Body
 from .places import Place
 
 DIALECTS = ("kimi-wire", "kimi-wire", "jsonrpc", "jsonrpc", "jsonrpc", "mcp", "acp", "lines")
@@ -57,53 +56,6 @@ GONE = 45.0
 
 KNOWN = 3.0
 """Seconds after which nobody may call a worker alive that was killed."""
-
-
-class Body:
-    """The process of one worker, held by a descriptor, so that no other is taken for it."""
-
-    def __init__(self, pid: int, folder: Path) -> None:
-        self.pid = pid
-        self.killed = math.inf
-        self.fd = -1
-        try:
-            self.fd = os.pidfd_open(pid)
-        except ProcessLookupError:
-            return
-        if str(folder) not in command_line(pid):  # it is over, and its number is another's
-            self.close()
-
-    @property
-    def lives(self) -> bool:
-        """Whether it runs; a zombie does not."""
-        return self.fd >= 0 and not select.select([self.fd], [], [], 0)[0]
-
-    def send(self, number: signal.Signals) -> bool:
-        """Signal it; ``False`` if it is over."""
-        if not self.lives:
-            return False
-        signal.pidfd_send_signal(self.fd, number)
-        if number is signal.SIGKILL:
-            self.killed = min(self.killed, time.monotonic())
-        return True
-
-    def send_group(self, number: signal.Signals) -> bool:
-        """Signal all of its process group."""
-        if not self.lives:
-            return False
-        group = os.getpgid(self.pid)
-        if group in (0, 1, os.getpgid(0)):
-            return False
-        os.killpg(group, number)
-        if number is signal.SIGKILL:
-            self.killed = min(self.killed, time.monotonic())
-        return True
-
-    def close(self) -> None:
-        """Let it go."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
 
 
 class Life:
@@ -278,12 +230,20 @@ class Life:
                     timeout = 10.0
                 await session.call(self.method, self._params(do, **given), timeout=timeout)
             case "notify":
-                await session.send(self._message("chatter", id=False, **given), timeout=timeout)
+                await self._send(self._message("chatter", id=False, **given), timeout)
             case "cancelled":
                 with anyio.move_on_after(random.choice((0, 0.0005, 0.01, 0.2))):
-                    await session.send(self._message(do, **given), timeout=timeout)
+                    await self._send(self._message(do, **given), timeout)
             case _:
-                await session.send(self._message(do, **given), timeout=timeout)
+                await self._send(self._message(do, **given), timeout)
+
+    async def _send(self, message: dict[str, Any], timeout: float) -> Receipt:
+        """Send, and note it where our patience ended with a part of the message written."""
+        generation, began = self.session.generation, time.monotonic()
+        receipt = await self.session.send(message, timeout=timeout)
+        if receipt.delivery is Delivery.UNKNOWN and time.monotonic() - began >= timeout:
+            self.note("an impatient send", first=generation, causes=frozenset({Cause.STUCK}))
+        return receipt
 
     def _params(self, do: str, **given: Any) -> dict[str, Any]:
         self._ids += 1
@@ -402,7 +362,7 @@ class Life:
         if what == "freeze":
             if body.send(signal.SIGSTOP):
                 self._done[what] += 1
-                deed = self.note("SIGSTOP", causes=frozenset({Cause.STUCK}) | self._stuck_causes)
+                deed = self.note("SIGSTOP", causes=self._stuck_causes)
                 await anyio.sleep(random.choice((0.1, 1.0, 3.0)))
                 body.send(signal.SIGCONT)
                 deed.last = self.session.generation
@@ -422,6 +382,7 @@ class Life:
 
     @property
     def _stuck_causes(self) -> frozenset[Cause]:
+        """What may be said of a worker that holds still, apart from impatient sends."""
         return frozenset() if self.place.reports_exit else self.place.link_causes
 
     async def _tell(self, what: str, random: Random) -> None:
@@ -433,12 +394,12 @@ class Life:
         if what in ("exit", "half", "grandchild"):
             deed = self.note(what, causes=self._over_causes, exits=frozenset({str(code)}))
         elif what == "close_stdin":
-            deed = self.note(what, causes=frozenset({Cause.STDIN_CLOSED, Cause.STUCK}))
+            deed = self.note(what, causes=frozenset({Cause.STDIN_CLOSED}))
         elif what == "close_stdout":
             causes = frozenset({Cause.UNKNOWN, Cause.WORKER_EXITED}) | self._stuck_causes
             deed = self.note(what, causes=causes, exits=frozenset({"0"}))
         message = self._message(what, id=what == "long_answer", **given)
-        receipt = await self.session.send(message, timeout=random.choice((1.0, 5.0)))
+        receipt = await self._send(message, random.choice((1.0, 5.0)))
         if receipt.delivery is not Delivery.REFUSED:
             self._done[what] += 1
         elif deed is not None:

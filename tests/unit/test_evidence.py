@@ -130,6 +130,10 @@ TABLE: dict[str, tuple[Evidence, Loss]] = {
         Evidence(True, stuck=2.5, broken=broken(), exit=KILLED),
         Loss(BROKEN, PIPE, Cause.WORKER_EXITED, GONE, KILLED),
     ),
+    "stuck, and its exit is known": (
+        Evidence(True, stuck=2.5, exit=CODE_0),
+        Loss(Reason.PROCESS_EXIT, "worker exited with code 0", Cause.WORKER_EXITED, GONE, CODE_0),
+    ),
     "a transport's mistake": (
         Evidence(True, failure="ValueError: oops", eof=True),
         Loss(Reason.READ_LOOP_ERROR, "ValueError: oops", None, ALIVE, None),
