@@ -25,7 +25,7 @@ def test_every_block_is_run_or_says_why_not(block: Block) -> None:
         named = test == Path(__file__) or Path(block.page).name in test.read_text()
         assert named, f"{block.where}: {block.runner} does not run this page"
         shown = block.language != "sh" or test != Path(__file__)
-        assert shown, f"{block.where}: commands are run here as a console block, with what they print"
+        assert shown, f"{block.where}: run here is what a console block shows, with its output"
     else:
         assert len(block.reason.split()) >= 3, f"{block.where}: no reason: {block.reason}"
 
