@@ -5,6 +5,7 @@ import { base64ToVisible, parseJson } from "./text.js";
 
 const PIECES = 2000; // events in one entry; more begin another, so that no entry grows for ever
 const LENGTH = 48_000; // characters in one entry, likewise
+const STATUSES = 4000; // as many as the timeline holds
 const STDERR = 64 * 1024; // characters of stderr, as holdfast keeps of it
 
 /** The text of an event; bytes that are no UTF-8 with their values written out. */
@@ -90,6 +91,7 @@ export class Model {
    */
   trim(most) {
     const none = { entries: 0, events: 0 };
+    if (this.statuses.length > STATUSES * 1.25) this.statuses.splice(0, this.statuses.length - STATUSES);
     if (this.events.length <= most * 1.25) return none; // seldom, and many at once
     const oldest = this.events[this.events.length - most].seq;
     let n = 0;

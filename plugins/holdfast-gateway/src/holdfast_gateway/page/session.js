@@ -1,14 +1,15 @@
 // One session: its head, timeline, transcript, raw events, details and prompt box.
 
-import { Problem, api, client, skew } from "./api.js";
+import { Problem, api, client } from "./api.js";
 import { Composer } from "./compose.js";
+import { Details, guide } from "./details.js";
 import { announce, ask, h, icon, setText, toast } from "./dom.js";
 import { entryView, rawView, statusText } from "./entries.js";
 import { Feed } from "./feed.js";
 import { readEarlier } from "./history.js";
 import { Model } from "./model.js";
 import { titleOf } from "./sidebar.js";
-import { clock, duration, exitText, oneLine, quoteArgv, shortCommand, visible, visibleText, words } from "./text.js";
+import { oneLine, quoteArgv, shortCommand, visible, words } from "./text.js";
 import { Timeline } from "./timeline.js";
 import { WindowedList } from "./window.js";
 
@@ -16,8 +17,6 @@ const OPENING = 4000; // events read when a session is opened; earlier ones when
 const EARLIER = 2000; // events that one "load earlier" brings
 const HELD = 20_000; // events held while the end is followed
 const HELD_AT_MOST = 100_000; // and while somebody reads further up
-const when = (time) => `${time.toLocaleDateString()}, ${clock(time)}`;
-
 const VIEWS = ["transcript", "raw", "details"];
 
 export class SessionView {
@@ -334,7 +333,7 @@ export class SessionView {
       this._show(view);
       this._tabs[view].focus();
     });
-    this._stderrCount = h("span", { class: "count", hidden: true });
+    this._stderrCount = h("span", { class: "count", hidden: true }, "stderr");
     this._tabs.details.append(this._stderrCount);
 
     this._lists = { transcript: h("div", { class: "entries" }), raw: h("div", { class: "raw-list" }) };
@@ -354,16 +353,9 @@ export class SessionView {
       ),
     };
     this._toEnd = h("button", { class: "button small to-end", hidden: true, onclick: () => this._current.follow() }, "↓ Latest");
-    this._guide = session.demo ? this._buildGuide() : null;
+    this._guide = session.demo ? guide() : null;
+    this._details = new Details();
 
-    this._facts = h("dl", { class: "facts wide" });
-    this._stderr = h("pre", { class: "output stderr", tabindex: "0", "aria-label": "End of stderr" });
-    this._inspector = h(
-      "aside",
-      { class: "inspector", id: "panel-details", "aria-label": "Details" },
-      h("section", {}, h("h2", {}, "Status"), this._facts),
-      h("section", { class: "stderr-box" }, h("h2", {}, "stderr", h("span", { class: "hint" }, "its end")), this._stderr),
-    );
     this.node = h(
       "section",
       { class: "session", "aria-label": `Session ${titleOf(session)}` },
@@ -381,7 +373,7 @@ export class SessionView {
           this._guide?.node,
           this._composer.node,
         ),
-        this._inspector,
+        this._details.node,
       ),
     );
   }
@@ -438,69 +430,11 @@ export class SessionView {
     this._durability.hidden = !memory;
     setText(this._durability, "in memory only");
     this._durability.title = visible(session.durability_detail ?? "What happens here is lost when the gateway ends.");
-    this._drawFacts(status, session);
-    this._drawStderr();
+    this._details.draw(status, session, this._feed?.cursor ?? 0);
+    this._details.drawStderr(this._model.stderr);
+    this._stderrCount.hidden = this._model.stderr === "";
     this._guide?.update(this._model, status);
     this._composer.refresh();
     this._moved();
-  }
-
-  _drawFacts(status, session) {
-    const updated = new Date(status.updated_at);
-    const rows = [
-      ["state", `${status.state} · ${words(status.reason)}`],
-      ["since", `${clock(updated)} (${duration(Date.now() + skew - updated)})`],
-      ["detail", status.detail],
-      ["cause", words(status.cause)],
-      ["worker", [status.worker_id, words(status.worker)].filter(Boolean).join(" · ")],
-      ["exit", exitText(status.exit)],
-      ["in flight", session.in_flight ? String(session.in_flight) : null],
-      ["command", quoteArgv(session.command)],
-      ["dialect", session.dialect],
-      ["directory", session.cwd],
-      ["environment", session.env?.join(", ")],
-      ["kept", session.durability === "memory" ? `in memory only${session.durability_detail ? `: ${session.durability_detail}` : ""}` : session.durability],
-      ["events", `${session.first_seq || 0} to ${Math.max(session.last_seq, this._feed?.cursor ?? 0)}`],
-      ["created", when(new Date(session.created_at))],
-      ["id", session.id],
-    ].filter(([, value]) => value);
-    const known = [...this._facts.children];
-    if (known.length !== rows.length || rows.some(([name], i) => known[i].firstChild.textContent !== name)) {
-      this._facts.replaceChildren(...rows.map(([name]) => h("div", {}, h("dt", {}, name), h("dd", {}))));
-    }
-    rows.forEach(([, value], i) => setText(this._facts.children[i].lastChild, visible(value)));
-  }
-
-  _drawStderr() {
-    const text = this._model.stderr;
-    if (text === this._stderrDrawn) return;
-    this._stderrDrawn = text;
-    const box = this._stderr;
-    const atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 40;
-    box.replaceChildren(visibleText(text));
-    if (atEnd) box.scrollTop = box.scrollHeight;
-    this._inspector.classList.toggle("has-stderr", text !== "");
-    this._stderrCount.hidden = text === "";
-    setText(this._stderrCount, "stderr");
-  }
-
-  /** What to try in the demo, ticked off as it happens. */
-  _buildGuide() {
-    const steps = ["Send a prompt", "Kill the worker while it answers", "Read what is said of it", "Send another prompt: it recovers"];
-    const items = steps.map((text) => h("li", {}, text));
-    const node = h(
-      "div",
-      { class: "guide" },
-      h("strong", {}, "Try it"),
-      h("ol", {}, items),
-      h("button", { class: "icon-button", "aria-label": "Close these hints", onclick: () => node.remove() }, "✕"),
-    );
-    const update = (model, status) => {
-      const prompted = model.entries.some(({ type }) => type === "user");
-      const lost = model.statuses.find(({ state }) => state === "error");
-      const back = lost !== undefined && status.seq > lost.seq && ["idle", "busy"].includes(status.state);
-      [prompted, lost, lost, back].forEach((done, i) => items[i].classList.toggle("done", Boolean(done)));
-    };
-    return { node, update };
   }
 }
