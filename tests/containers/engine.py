@@ -378,8 +378,8 @@ def unmount(folder: Path) -> None:
 
 def sweep() -> None:
     """Remove what earlier runs left that were ended by force."""
-    for folder in Path("/tmp").glob(f"{PREFIX}*"):
-        name = "-".join(folder.name.removeprefix(PREFIX).split("-")[:2])
+    for folder in Path("/tmp").glob("hf-*-*-*-*"):  # hf-docker-PID-STARTED-NUMBER-…
+        name = "-".join(folder.name.split("-")[2:4])
         with suppress(ValueError):
             if not owner_lives(name):
                 end_all(folder)

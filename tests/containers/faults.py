@@ -31,7 +31,7 @@ SCHEMES = ("docker", "docker+exec")
 HEARTBEAT = {"heartbeat": 1, "deadline": 2}
 """What the table is measured with; the defaults are 5 and 15 s."""
 
-PATIENCE = 7.0
+PATIENCE = 5.0
 """Seconds after which a fault is said not to be noticed."""
 
 Prompt = {"jsonrpc": "2.0", "id": "1", "method": "work"}

@@ -96,5 +96,5 @@ class Podman(Dockerd):
         assert callable(make)
         repo, _, tag = name.rpartition(":")
         _, made = self.api("POST", f"/images/create?fromSrc=-&repo={repo}", data=make())
-        status, said = self.api("POST", f"/images/{made['id']}/tag?repo={repo}&tag={tag}")
+        status, said = self.api("POST", f"/images/{made['id']}/tag?repo=localhost/{repo}&tag={tag}")
         assert status == 201, said
