@@ -100,7 +100,7 @@ class _Errors(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
         if record.exc_info and record.exc_info[1] is not None:
-            text += f": {record.exc_info[1]!r}"
+            text += f": {_said(record.exc_info[1])}"
         self.seen.append(text)
 
 

@@ -19,6 +19,8 @@ class Body:
         self.pid = pid
         self.killed = math.inf
         self.fd = -1
+        if not pid:  # nobody found it any more
+            return
         try:
             self.fd = os.pidfd_open(pid)
         except ProcessLookupError:

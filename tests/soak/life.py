@@ -193,7 +193,8 @@ class Life:
     def _told(self, event: Event, generation: int) -> None:
         if (name := names_itself(event)) is not None:
             self._names[name] = generation
-            self._bodies[generation] = Body(int(name.partition("-")[0]), self.folder)
+            pid = self.place.process(self.folder, int(name.partition("-")[0]))
+            self._bodies[generation] = Body(pid, self.folder)
         elif isinstance(event, StatusChanged):
             self._judge(event)
 

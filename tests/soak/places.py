@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from tests.containers import engine as engines
+from tests.containers.engine import PYTHON, Dockerd, python
 from tests.ssh.machine import command_line, running
 from tests.ssh.relay import Relay
 from tests.ssh.sshd import Sshd
@@ -22,6 +24,7 @@ from tests.ssh.sshd import Sshd
 from holdfast import Cause
 
 ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).parent
 WORKER = (sys.executable, "-I", "-S", str(Path(__file__).with_name("worker.py")))
 TCP_SERVER = ROOT / "plugins" / "holdfast-tcp" / "tests" / "server.py"
 
@@ -61,6 +64,14 @@ class Place:
 
     def end_session(self, folder: Path) -> None:
         """No more session keeps its accounts there."""
+
+    def process(self, folder: Path, pid: int) -> int:
+        """The process that calls itself ``pid``."""
+        return pid
+
+    def left(self) -> list[str]:
+        """What there is beside processes that should not be, once all sessions have ended."""
+        return []
 
     def processes(self, folder: Path) -> dict[int, str]:
         """The workers that still run."""
@@ -104,10 +115,8 @@ class Tcp(Place):
                 server.stdin.write("cut\n")
                 server.stdin.flush()
                 server.stdout.readline()
-            elif how == "reset":
-                relay.reset()
             else:
-                relay.half_close()
+                break_relay(relay, how)
         return lambda: None
 
     def end_session(self, folder: Path) -> None:
@@ -148,31 +157,144 @@ class Ssh(Place):
         )
 
     def break_link(self, how: str) -> Undo:
-        relay, sshd = self._relay, self._sshd
-        if how == "reset":
-            relay.reset()
-        elif how == "half_close":
-            relay.half_close()
-        elif how == "kill_sessions":
-            sshd.kill_sessions()
-        elif how == "refuse":
-            relay.refuse()
-            relay.reset()
-            return relay.heal
+        if how == "kill_sessions":
+            self._sshd.kill_sessions()
         elif how == "freeze":
-            sshd.freeze()
-            return sshd.thaw
-        elif how == "blackhole":
-            relay.blackhole()
-            return self._end_blackhole
-        return lambda: None
-
-    def _end_blackhole(self) -> None:
-        self._relay.heal()
-        self._relay.reset()  # what was dropped is missing: these connections can only break
+            self._sshd.freeze()
+            return self._sshd.thaw
+        return break_relay(self._relay, how)
 
     def close(self) -> None:
         self._stack.close()
+
+
+class Engine:
+    """One private engine for all places that need one, while any does."""
+
+    _running: ClassVar[Dockerd | None] = None
+    _users = 0
+
+    @classmethod
+    def use(cls) -> Dockerd:
+        """The engine, which is started for the first who asks."""
+        if cls._running is None:
+            engines.sweep()
+            cls._running = Dockerd()
+            cls._running.start()
+            cls._running.bring(PYTHON, python)
+        cls._users += 1
+        return cls._running
+
+    @classmethod
+    def leave(cls) -> None:
+        """It is needed no more; the last one ends it."""
+        cls._users -= 1
+        if cls._running is not None and not cls._users:
+            cls._running.stop()
+            cls._running = None
+
+
+class Docker(Place):
+    """A container for each worker, in a private engine behind a relay."""
+
+    name = "docker"
+    links = ("reset", "half_close", "blackhole", "refuse")
+    link_causes = frozenset({Cause.LINK_LOST, Cause.LINK_SILENT})
+
+    def __init__(self) -> None:
+        self._engine = Engine.use()
+        self._relay = Relay(str(self._engine.socket)).start()
+
+    @property
+    def _link(self) -> dict[str, object]:
+        host = f"tcp://{self._relay.host}:{self._relay.port}"
+        return {"host": host, "heartbeat": 1, "deadline": 6}
+
+    def target(self, folder: Path) -> str:
+        mount = f"{folder}:{folder},{HERE}:/soak:ro"
+        return self._engine.target(PYTHON, mount=mount, **self._link)
+
+    def command(self, folder: Path) -> list[str]:
+        return ["python3", "-I", "-S", "/soak/worker.py", str(folder)]
+
+    def break_link(self, how: str) -> Undo:
+        return break_relay(self._relay, how)
+
+    def process(self, folder: Path, pid: int) -> int:
+        for here in self.processes(folder):
+            if numbers_of(here)[-1:] == [pid]:
+                return here
+        return 0
+
+    def left(self) -> list[str]:
+        return [
+            f"a container: {each}"
+            for each in self._engine.containers()
+            if each not in self._engine.kept
+        ]
+
+    def close(self) -> None:
+        self._relay.stop()
+        Engine.leave()
+
+
+class DockerExec(Docker):
+    """A container for each session, there already, in which all its workers run."""
+
+    name = "docker+exec"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made: dict[Path, str] = {}
+
+    def target(self, folder: Path) -> str:
+        idle = "trap 'exit 0' TERM; while :; do sleep 1 & wait $!; done"
+        host = {"NetworkMode": "none", "Binds": [f"{folder}:{folder}", f"{HERE}:/soak:ro"]}
+        made = self._engine.create("sh", "-c", idle, image=PYTHON, HostConfig=host)
+        self._engine.kept.add(made)
+        self._made[folder] = made
+        return self._engine.target(made, scheme="docker+exec", **self._link)
+
+    def end_session(self, folder: Path) -> None:
+        made = self._made.pop(folder)
+        self._engine.remove(made)
+        self._engine.kept.discard(made)
+
+    def close(self) -> None:
+        for folder in [*self._made]:
+            self.end_session(folder)
+        super().close()
+
+
+def break_relay(relay: Relay, how: str) -> Undo:
+    """Break a link by its relay; gives what heals it."""
+
+    def end_blackhole() -> None:
+        relay.heal()
+        relay.reset()  # what was dropped is missing: these connections can only break
+
+    if how == "reset":
+        relay.reset()
+    elif how == "half_close":
+        relay.half_close()
+    elif how == "refuse":
+        relay.refuse()
+        relay.reset()
+        return relay.heal
+    elif how == "blackhole":
+        relay.blackhole()
+        return end_blackhole
+    return lambda: None
+
+
+def numbers_of(pid: int) -> list[int]:
+    """A process's numbers, from this machine's down to its own (proc(5), NSpid)."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    [line] = [each for each in text.splitlines() if each.startswith("NSpid:")]
+    return [int(each) for each in line.split()[1:]]
 
 
 MAKERS: dict[str, Callable[[], Place]] = {
@@ -180,6 +302,8 @@ MAKERS: dict[str, Callable[[], Place]] = {
     "tcp": Tcp,
     "ssh-paramiko": lambda: Ssh("paramiko"),
     "ssh-openssh": lambda: Ssh("openssh"),
+    "docker": Docker,
+    "docker+exec": DockerExec,
 }
 
 

@@ -126,6 +126,8 @@ async def _play(
     every = [life for its in lives.values() for life in its]
     for life in every:
         await life.collect()
+    for place in places:
+        result.broken += [f"left over at {place.name}: {each}" for each in place.left()]
     if (tasks := tasks_living()) != tasks_before:
         result.broken.append(f"tasks left over: {tasks_before} before, {tasks} after")
     result.broken += [f"core logged an error: {text}" for text in ERRORS.seen]
