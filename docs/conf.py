@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections.abc
 import datetime as dt
+import typing
 
 import holdfast
 import holdfast.testing
@@ -53,7 +54,9 @@ for _name in holdfast.testing.__all__:
 
 # And autodoc reads a record's annotations with the names of that place, not those of its module.
 vars(holdfast).update(
+    Any=typing.Any,
     Callable=collections.abc.Callable,
     Mapping=collections.abc.Mapping,
+    Sequence=collections.abc.Sequence,
     dt=dt,
 )

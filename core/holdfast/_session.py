@@ -179,7 +179,7 @@ class Session:
 
     @property
     def durability_detail(self) -> str | None:
-        """One line on that: why they are in memory alone, or what of them is not kept."""
+        """Why they are in memory alone, or what of them is not kept; one line."""
         return self._track.detail if self._track is not None else None
 
     @property

@@ -105,7 +105,7 @@ def test_the_overview_says_what_each_transport_can_do() -> None:
 
     text = (ROOT / "docs" / "transports.md").read_text()
     head, *rows = re.findall(r"^\| (?:capability|`[A-Z_]+`) \|.*$", text, re.MULTILINE)
-    schemes = re.findall(r"`(\w+):`", head)
+    schemes = re.findall(r"`([\w+]+):`", head)
     told = {row.split("|")[1].strip(" `"): row.split("|")[2 : 2 + len(schemes)] for row in rows}
     registry = holdfast.Registry()
     assert told.keys() == holdfast.Capability.__members__.keys()
