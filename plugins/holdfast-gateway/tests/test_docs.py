@@ -9,10 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from holdfast_gateway import _hosting, _rest, _serve, _server, _stream
 from holdfast_gateway._app import create_app
 
 from .serving import ROOT, environment
+from .test_commands import at, run
 from .test_security import flat
 
 PAGE = (ROOT / "docs" / "gateway.md").read_text()
@@ -50,9 +53,20 @@ def test_the_commands_work(tmp_path):
 
 def test_every_other_command_is_known():
     """The first block's command is one that this checkout has."""
-    (block,) = (each for each in BLOCKS if "curl" not in each)
+    (block,) = (each for each in BLOCKS if "--open" in each)
     assert "holdfast serve --open\n" in block
     assert any("--open" in parameter.opts for parameter in _serve.command.params)
+
+
+@pytest.mark.anyio
+async def test_the_commands_on_a_session(gateway):
+    """The block of ``ls``, ``attach``, ``logs`` and ``stop``, at a session of its name."""
+    (block,) = (each for each in BLOCKS if "holdfast ls" in each)
+    session = await gateway.create(name="echo", dialect="jsonrpc")
+    done = run("sh", "-e", "-c", block, env=at(gateway), text=True)
+    assert done.returncode == 0, done.stderr
+    assert '"id": 1, "result":' in done.stdout
+    assert done.stdout.splitlines()[-1].startswith(f"{session['id']}  stopped")
 
 
 def test_every_option_is_explained():
