@@ -103,6 +103,7 @@ class Form {
     });
     this._scheme.addEventListener("change", () => this._chooseScheme());
     dialog.replaceChildren(form);
+    if (schemes.some(({ scheme }) => scheme === "local")) this._scheme.value = "local";
     if (dialects.some(({ name }) => name === "jsonrpc")) this._dialect.value = "jsonrpc";
     this._chooseScheme();
     this._command.focus();
