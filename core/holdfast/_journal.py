@@ -74,10 +74,14 @@ class Journal:
     def _trim(self) -> None:
         events, start = self._events, self._start
         last = len(events) - 1  # the newest event stays, whatever its size
+        while self._size > self._most_bytes and start < last:
+            self._size -= _weight(events[start])
+            events[start] = _DROPPED
+            start += 1
         while (
             self._size > self._retained_bytes
             and start < last
-            and (self._size > self._most_bytes or events[start].seq <= self._released)
+            and events[start].seq <= self._released
         ):
             self._size -= _weight(events[start])
             events[start] = _DROPPED

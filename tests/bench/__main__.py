@@ -149,7 +149,7 @@ ROWS = [
         "1/s",
         lambda: measures.log_holdfast(50_000),
         {"sqlite3 executemany": lambda: measures.log_raw(50_000)},
-        {"sqlite3 executemany": (">=", 0.35)},
+        {"sqlite3 executemany": (">=", 0.3)},
     ),
     _ssh(
         "round trip, 200-byte line",
