@@ -224,9 +224,6 @@ async def test_a_client_that_reads_slowly(gateway):
                 gap = json.loads(frame)["params"]["resume_from"]
         assert gap > seen
         assert done < rounds
-        await slow.socket.send("go")
-        while (frame := await slow.socket.recv()) != "done":
-            assert "session_lagged" not in frame
 
 
 async def test_an_answer_is_seen_by_its_client_alone(gateway):
