@@ -30,6 +30,9 @@ from websockets.asyncio.client import ClientConnection, connect
 ANSWERS = ["sed", "-u", 's/"method":"ping"/"result":1/']
 """A worker of a few hundred KiB: it answers ``ping``, and says again what else it is told."""
 
+WINDOW = {"retained_bytes": 1024 * 1024}
+"""A session's events in memory, so that it can be seen what clients take that never read."""
+
 WORD = re.compile(r'"n":(\d+)')
 
 
@@ -65,7 +68,7 @@ class Load:
 
             async def some() -> None:
                 for each in rest:
-                    body = {"command": ANSWERS, "name": f"load-{each}"}
+                    body = {"command": ANSWERS, "name": f"load-{each}", "limits": WINDOW}
                     answer = await http.post("/api/sessions/", json=body)
                     assert answer.status_code == 201, answer.text
                     self.sessions.append(answer.json()["id"])
@@ -214,6 +217,12 @@ def memory(pid: int, what: str = "VmRSS") -> float:
     return round(int(found[1]) / 1024, 1)
 
 
+def cpu_seconds(pid: int) -> float:
+    """The time that a process has computed."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def children(pid: int) -> list[int]:
     """The processes that a process has started."""
     return [
@@ -270,7 +279,10 @@ async def measure(
     found["answer_beside_deaf_ms"] = percentiles(load.answers)
     load.answers.clear()
     frames = load.frames
+    load.answers.clear()
+    busy = cpu_seconds(pid)
     rate = await load.ask_in_turn(seconds)
+    found["cpu_ms_per_request"] = round((cpu_seconds(pid) - busy) / len(load.answers) * 1000, 2)
     found["requests_per_s"] = round(rate)
     found["frames_per_s"] = round((load.frames - frames) * rate / len(load.answers))
     found["memory_most"] = memory(pid, "VmHWM")

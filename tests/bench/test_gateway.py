@@ -28,5 +28,5 @@ async def test_a_small_load(tmp_path: Path) -> None:
     assert found["workers"] == 10
     assert found["workers_left"] == 0
     assert found["stop_s"] < 30
-    # 5 sessions were told 6.4 MB each, which is kept for all of them in the event log.
-    assert found["memory_most"] - found["memory_streams"] < 5 * 16 + 64
+    # Each of 5 clients that never read may hold a batch; beside them 10 sessions of 1 MiB.
+    assert found["memory_most"] - found["memory_streams"] < 5 * 4 + 10 + 40

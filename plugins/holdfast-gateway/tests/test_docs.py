@@ -95,7 +95,7 @@ def test_numbers():
     """Limits and codes are those of the code."""
     mib = 1024 * 1024
     assert (mib, 4 * mib) == (_hosting.MAX_MESSAGE, _hosting.MAX_WAITING)
-    assert (_hosting.LIMITS.max_line, _hosting.LIMITS.retained_bytes) == (16 * mib, 16 * mib)
+    assert (_hosting.LIMITS.max_line, _hosting.LIMITS.retained_bytes) == (16 * mib, 8 * mib)
     assert 64 * mib == _hosting.LARGEST
     assert 8 * mib == _rest._EVENTS_BYTES
     assert (_server._PING_INTERVAL, _server._PING_TIMEOUT) == (20, 40)

@@ -56,8 +56,8 @@ MAX_WAITING: Final = 4 * MAX_MESSAGE
 """Bytes that may wait for the worker from one client: beyond them, its messages are refused, so
 that a worker that takes no input fills nobody's memory."""
 
-LIMITS: Final = Limits(max_line=16 * 1024 * 1024, retained_bytes=16 * 1024 * 1024)
-"""The bounds of a session that is given none: a service has hundreds of them."""
+LIMITS: Final = Limits(max_line=16 * 1024 * 1024, retained_bytes=8 * 1024 * 1024)
+"""The bounds of a session that is given none: a service has hundreds of them, and an event log."""
 
 LARGEST: Final = 64 * 1024 * 1024
 """The largest ``max_line`` and ``retained_bytes`` that a request may ask for."""

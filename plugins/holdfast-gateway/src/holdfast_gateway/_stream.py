@@ -1,9 +1,9 @@
 """``/api/sessions/{id}/stream``: one client's WebSocket on one session.
 
 One task reads what the client sends, another one writes what the journal holds. The writer has a
-cursor and nothing else: where the client is slow, the server's own flow control lets it wait, with
-at most one message and 64 KiB in memory, and it reads on from where it stands. Whoever falls behind
-what is retained is told so, and nobody else notices.
+cursor and nothing else: where the client is slow, the server's own flow control lets the writer
+wait, with one batch of events and 64 KiB, and it reads on from where it stands. Whoever falls
+behind what is retained is told so, and nobody else notices.
 """
 
 from __future__ import annotations
