@@ -290,7 +290,9 @@ class Engine:
         self._unremoved.add(name)
         with suppress(TransportError), anyio.move_on_after(_REMOVE):
             try:
-                while (answer := await self.call("DELETE", path)).status == _BEING_REMOVED:
+                while (  # noqa: ASYNC110 - nobody tells when it is done
+                    answer := await self.call("DELETE", path)
+                ).status == _BEING_REMOVED:
                     await anyio.sleep(_AGAIN)
             except NATIVE as error:
                 failure = error
