@@ -1,0 +1,102 @@
+"""What was measured, as ``measured.json`` keeps it; the pages are written from this."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from .runner import Row, Sample
+
+FILE = Path(__file__).with_name("measured.json")
+
+SLOWER = 3.0
+"""How many times as slow as ever measured a fault may be told on a loaded machine."""
+SLACK = 2.0
+"""Seconds that may come on top of that."""
+
+
+class Told(msgspec.Struct, frozen=True):
+    """What was said of one fault in one place.
+
+    Attributes:
+        median: Seconds until it was said; None if it was not.
+        worst: The most seconds of any run.
+        left: What ran on afterwards, and goes on to.
+        left_for: The most seconds that anything ran on.
+        runs: How often it was provoked.
+    """
+
+    row: Row
+    median: float | None
+    worst: float | None
+    left: tuple[str, ...]
+    left_for: float
+    runs: int
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample]) -> Told:
+        """Sum up some runs; they must agree in what they said."""
+        rows = Counter(each.row for each in samples)
+        if len(rows) > 1:
+            said = "\n".join(f"{number} x {row}" for row, number in rows.items())
+            raise ValueError(f"runs differ in what was said:\n{said}")
+        times = [each.seconds for each in samples if each.seconds is not None]
+        told = len(times) == len(samples)
+        return cls(
+            row=samples[0].row,
+            median=round(statistics.median(times), 4) if told else None,
+            worst=round(max(times), 4) if told else None,
+            left=max((each.left for each in samples), key=len),
+            left_for=round(max(each.left_for for each in samples), 2),
+            runs=len(samples),
+        )
+
+    def worse(self, sample: Sample) -> list[str]:
+        """What a run shows that is not as good as this."""
+        found = []
+        if sample.row != self.row:
+            found.append(f"said {sample.row}, not {self.row}")
+        if len(sample.left) > len(self.left):
+            found.append(f"left {sample.left}, not {self.left}")
+        if self.worst is not None:
+            bound = self.worst * SLOWER + SLACK
+            if sample.seconds is None or sample.seconds > bound:
+                found.append(f"said after {sample.seconds} s, not within {bound:.1f} s")
+        return found
+
+
+class Peer(msgspec.Struct, frozen=True):
+    """What something else than holdfast said of one fault.
+
+    Attributes:
+        said: Its own words, shortened.
+        seconds: The median; None if nothing was said.
+    """
+
+    said: str
+    seconds: float | None
+    runs: int
+
+
+class Measured(msgspec.Struct):
+    """Everything: by place or peer, and then by fault."""
+
+    places: dict[str, dict[str, Told]] = {}
+    peers: dict[str, dict[str, Peer]] = {}
+    versions: dict[str, str] = {}
+
+
+def load() -> Measured:
+    """What was measured last."""
+    if not FILE.exists():
+        return Measured()
+    return msgspec.json.decode(FILE.read_bytes(), type=Measured)
+
+
+def save(measured: Measured) -> None:
+    """Keep it."""
+    FILE.write_bytes(msgspec.json.format(msgspec.json.encode(measured), indent=1) + b"\n")

@@ -1,0 +1,140 @@
+"""Writes what was measured into docs/failures.md, docs/ssh.md and the README."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from holdfast import State
+
+from .faults import FAULTS, Fault
+from .measured import Measured, Told
+from .places import PLACES, at_start
+
+ROOT = Path(__file__).parents[3]
+FAILURES, SSH, README = ROOT / "docs/failures.md", ROOT / "docs/ssh.md", ROOT / "README.md"
+
+
+def render(measured: Measured) -> dict[tuple[Path, str], str]:
+    """Each generated part: the page and the part's name, and its text."""
+    places = [name for name in PLACES if name in measured.places]
+    ssh = [name for name in places if name.startswith("ssh")]
+    return {
+        (FAILURES, "places"): "\n".join(place_table(measured, name, "###") for name in places),
+        (FAILURES, "starts"): start_table(measured, places),
+        (SSH, "faults"): "\n".join(place_table(measured, name, "###") for name in ssh),
+    }
+
+
+def write(measured: Measured) -> None:
+    """Put each generated part in its place."""
+    for (page, part), text in render(measured).items():
+        begin, end = marks(part)
+        head, _, rest = page.read_text(encoding="utf-8").partition(begin)
+        _, found, tail = rest.partition(end)
+        if not found:
+            raise ValueError(f"{page} lacks its marks {begin.strip()} and {end.strip()}")
+        page.write_text(f"{head}{begin}\n{text}\n{end}{tail}", encoding="utf-8")
+
+
+def is_written(page: Path, part: str, text: str) -> bool:
+    """Whether a page holds a generated part."""
+    begin, end = marks(part)
+    return f"{begin}\n{text}\n{end}" in page.read_text(encoding="utf-8")
+
+
+def marks(part: str) -> tuple[str, str]:
+    """What stands around a generated part."""
+    return f"<!-- {part}: begin (python -m tests.faults.table) -->\n", f"<!-- {part}: end -->\n"
+
+
+# -- tables ----------------------------------------------------------------------------------------
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table in Markdown."""
+    head = list(head)
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(
+        f"|{'|'.join(f' {cell} ' if cell != '---' else cell for cell in line)}|\n" for line in lines
+    )
+
+
+def told_in(measured: Measured, name: str) -> list[tuple[Fault, Told]]:
+    """What was measured in a place, in the order of the faults."""
+    told = measured.places[name]
+    return [(fault, told[fault.what]) for fault in FAULTS if fault.what in told]
+
+
+def place_table(measured: Measured, name: str, level: str) -> str:
+    """Everything that can happen to a session in one place."""
+    head = ["fault", "status", "cause", "worker", "exit", "last message", "said after", "left"]
+    rows = [
+        [
+            fault.what,
+            status(told),
+            code(told.row.cause),
+            code(told.row.worker),
+            told.row.exit,
+            code(told.row.delivery),
+            after(told),
+            left(told),
+        ]
+        for fault, told in told_in(measured, name)
+        if not at_start(fault)
+    ]
+    return f"{level} `{name}`\n\n{table(head, rows)}"
+
+
+def start_table(measured: Measured, places: list[str]) -> str:
+    """What is said where a worker cannot be started."""
+    rows = [
+        [fault.what, f"`{name}`", *said(told), after(told)]
+        for fault in FAULTS
+        if at_start(fault)
+        for name in places
+        if (told := measured.places[name].get(fault.what)) is not None
+    ]
+    return table(["fault", "where", "error", "what it says", "said after"], rows)
+
+
+def said(told: Told) -> tuple[str, str]:
+    """An error's class, and its text."""
+    kind, _, text = told.row.detail.partition(": ")
+    return code(kind), text.replace("|", "\\|").replace("<", "&lt;")
+
+
+def status(told: Told) -> str:
+    """State and reason, or what else there is to say."""
+    row = told.row
+    if told.median is None:
+        return f"not noticed: `{row.state}`"
+    if row.state == State.IDLE:
+        return "goes on; answered"
+    return f"`{row.state}` / `{row.reason}`"
+
+
+def after(told: Told) -> str:
+    """The median time, and the worst."""
+    if told.median is None or told.worst is None:
+        return ""
+    return f"{seconds(told.median)} ({seconds(told.worst)})"
+
+
+def seconds(number: float) -> str:
+    """A time, as exactly as it matters."""
+    if number >= 0.1:
+        return f"{number:.1f} s"
+    return f"{number * 1000:.0f} ms" if number >= 0.001 else "<1 ms"
+
+
+def left(told: Told) -> str:
+    """What ran on afterwards."""
+    if told.left:
+        return ", ".join(f"`{each}`" for each in told.left)
+    return "nothing" if told.left_for < 1 else f"nothing after {told.left_for:.0f} s"
+
+
+def code(text: str) -> str:
+    """A name of the package."""
+    return f"`{text}`" if text else ""

@@ -1,0 +1,91 @@
+"""The failure table is what happens: each fault again, against what is written of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import cache
+
+import pytest
+from tests.faults.table import pages
+from tests.faults.table.faults import Fault
+from tests.faults.table.measured import Measured, load
+from tests.faults.table.place import Place
+from tests.faults.table.places import PLACES, cases
+from tests.faults.table.runner import PATIENCE, sample
+
+ON_TRIO = {
+    "killed in a request",
+    "killed in the middle of a message",
+    "exits 3",
+    "connection reset",
+    "packets dropped, both ways",
+    "host key changed",
+}
+"""What is provoked on trio too, over links; locally that is everything."""
+
+
+UNNOTICED = 1.0
+"""Seconds to wait where the table says that nothing is noticed: worse than that it cannot be."""
+
+
+@cache
+def measured() -> Measured:
+    return load()
+
+
+class Open:
+    """The places that this process has opened; each is opened once, when it is needed first."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._places: dict[str, Place] = {}
+
+    def place(self, name: str) -> Place:
+        if name not in self._places:
+            self._places[name] = self._stack.enter_context(PLACES[name]())
+        return self._places[name]
+
+
+@pytest.fixture(scope="module")
+def open_places() -> Iterator[Open]:
+    with ExitStack() as stack:
+        yield Open(stack)
+
+
+def runs() -> list[object]:
+    """Each case on asyncio, and some on trio, too."""
+    return [
+        pytest.param(name, fault, backend, id=f"{name}-{fault.what}-{backend}")
+        for name, fault in cases()
+        for backend in ("asyncio", "trio")
+        if backend == "asyncio" or name == "local" or fault.what in ON_TRIO
+    ]
+
+
+@pytest.mark.parametrize(("name", "fault", "backend"), runs())
+def test_each_fault_is_told_as_the_table_says(
+    open_places: Open, name: str, fault: Fault, backend: str
+) -> None:
+    """Nothing is said that is less true, or much later, and nothing more is left behind."""
+    told = measured().places[name][fault.what]
+    patience = PATIENCE if told.median is not None else UNNOTICED
+    found = sample(fault, open_places.place(name), backend, patience=patience)
+    print(found)
+    assert told.worse(found) == []
+
+
+def test_the_table_is_complete() -> None:
+    """Every fault that a place has the hand for was measured there, and no other."""
+    written = {(name, what) for name, faults in measured().places.items() for what in faults}
+    assert written == {(name, fault.what) for name, fault in cases()}
+
+
+@pytest.mark.parametrize(
+    ("page", "part"),
+    [pytest.param(*key, id=f"{key[0].name}-{key[1]}") for key in pages.render(measured())],
+)
+def test_the_pages_are_what_was_measured(page: object, part: str) -> None:
+    """Nobody edits a generated table, and none is older than the measurements."""
+    text = pages.render(measured())[page, part]  # type: ignore[index]
+    assert pages.is_written(page, part, text)  # type: ignore[arg-type]
