@@ -30,6 +30,12 @@ class Then(Enum):
     """One that is larger than every pipe and window on the way."""
 
 
+BEGIN = r"""printf '{"jsonrpc":"2.0","method":"begun","params":{"pid":%d}}\n' $$; """
+"""Says that it is there, and its process id."""
+TAKE = r"""read -r line; id=${line#*'"id":'}; id=${id%%[,\}]*}; """
+"""Takes a request, and remembers its id."""
+
+
 class Fault(msgspec.Struct, frozen=True):
     """One thing that goes wrong.
 
@@ -55,21 +61,19 @@ class Fault(msgspec.Struct, frozen=True):
     command: tuple[str, ...] = ()
     cwd: str | None = None
 
-    def argv(self, handshake: str = "") -> tuple[str, ...]:
+    def argv(self, handshake: str = "", begin: str = BEGIN) -> tuple[str, ...]:
         """The worker's command line.
 
         Args:
             handshake: What it does before everything else, where a client wants that.
+            begin: How it says that it has begun.
         """
-        take = "" if self.at is Moment.IDLE else "read -r line; "
+        take = "" if self.at is Moment.IDLE else TAKE
         script = self.script if "{begin}" in self.script else "{begin}" + self.script
-        return self.command or ("sh", "-c", handshake + take + script.replace("{begin}", BEGIN))
+        return self.command or ("sh", "-c", handshake + take + script.replace("{begin}", begin))
 
 
-BEGIN = r"""printf '{"jsonrpc":"2.0","method":"begun","params":{"pid":%d}}\n' $$; """
-"""Says that it is there, and its process id."""
-
-ANSWER = """echo '{"jsonrpc":"2.0","id":"1","result":"done"}'"""
+ANSWER = r"""printf '{"jsonrpc":"2.0","id":%s,"result":{}}\n' "$id"; """
 
 GARBAGE = (
     r"""printf '\377\376\000\001{"id":\n42\nnull\n\n{"jsonrpc":"2.0","id":\r\n'; """
@@ -99,10 +103,10 @@ FAULTS = [
     Fault("closes its stdin and lives", "exec <&-; exec sleep 1000", then=Then.SMALL),
     Fault("closes its stdout and stderr and lives", "exec >&- 2>&-; exec sleep 1000"),
     Fault("stops reading (SIGSTOP)", hand="stop_worker", then=Then.LARGE),
-    Fault("prints garbage, then answers", GARBAGE + ANSWER + "; exec sleep 1000"),
+    Fault("prints garbage, then answers", GARBAGE + ANSWER + "exec sleep 1000"),
     Fault(
         "floods stderr, then answers",
-        FLOOD + ANSWER + "; exec sleep 1000",
+        FLOOD + ANSWER + "exec sleep 1000",
         needs=Capability.STDERR,
     ),
     Fault("out of memory", hand="exhaust_memory"),

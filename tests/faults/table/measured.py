@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -69,15 +70,16 @@ class Told(msgspec.Struct, frozen=True):
         return found
 
 
-class Peer(msgspec.Struct, frozen=True):
-    """What something else than holdfast said of one fault.
+class Heard(msgspec.Struct, frozen=True):
+    """What a peer said of one fault.
 
     Attributes:
-        said: Its own words, shortened.
+        said: Its own words, shortened; more than one where it did not always say the same.
         seconds: The median; None if nothing was said.
+        runs: How often it was asked.
     """
 
-    said: str
+    said: tuple[str, ...]
     seconds: float | None
     runs: int
 
@@ -86,7 +88,7 @@ class Measured(msgspec.Struct):
     """Everything: by place or peer, and then by fault."""
 
     places: dict[str, dict[str, Told]] = {}
-    peers: dict[str, dict[str, Peer]] = {}
+    peers: dict[str, dict[str, Heard]] = {}
     versions: dict[str, str] = {}
 
 
@@ -97,6 +99,14 @@ def load() -> Measured:
     return msgspec.json.decode(FILE.read_bytes(), type=Measured)
 
 
-def save(measured: Measured) -> None:
-    """Keep it."""
-    FILE.write_bytes(msgspec.json.format(msgspec.json.encode(measured), indent=1) + b"\n")
+def add(name: str, what: str, found: Told | Heard, versions: dict[str, str]) -> None:
+    """Keep what was found; other processes may do the same meanwhile."""
+    with FILE.open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        measured = load()
+        if isinstance(found, Told):
+            measured.places.setdefault(name, {})[what] = found
+        else:
+            measured.peers.setdefault(name, {})[what] = found
+        measured.versions = versions
+        FILE.write_bytes(msgspec.json.format(msgspec.json.encode(measured), indent=1) + b"\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -44,6 +45,7 @@ class Place(ABC):
         example: A target of this kind.
         mark: The value of :data:`MARK` here.
         worker: The worker's process id, once it has said it: as it sees it itself.
+        acted: When the last hand did what it does: looking for processes takes its time before.
     """
 
     name: ClassVar[str]
@@ -52,6 +54,7 @@ class Place(ABC):
     def __init__(self) -> None:
         self.mark = f"{owner()}-{next(numbers)}"
         self.worker: int | None = None
+        self.acted = 0.0
         self._stack = ExitStack()
         self._undo: list[Callable[[], object]] = []
         self._ours: set[int] = set()
@@ -135,6 +138,11 @@ class Place(ABC):
 
     # -- hands ---------------------------------------------------------------------------------
 
+    def act(self, hand: str) -> None:
+        """Do what a fault names."""
+        self.acted = time.monotonic()
+        getattr(self, hand)()
+
     def kill_worker(self) -> None:
         """``kill -9``, of the worker alone."""
         self._signal_worker(signal.SIGKILL)
@@ -145,6 +153,7 @@ class Place(ABC):
     def _signal_worker(self, number: signal.Signals) -> None:
         found = [each.pid for each in self.marked() if _inner_pid(each.pid) == self.worker]
         assert len(found) == 1, f"which is the worker {self.worker}? {self.marked()}"
+        self.acted = time.monotonic()
         send_signal(found, number)
 
 

@@ -111,7 +111,7 @@ def sample(
         while left := place.left() + place.ours(children):
             if time.monotonic() - began > within:
                 break
-            time.sleep(0.02)
+            time.sleep(0.05 if time.monotonic() - began < 1 else 0.5)
         return Sample(row, seconds, tuple(left), time.monotonic() - began)
     finally:
         place.heal()
@@ -129,7 +129,7 @@ async def _provoke(fault: Fault, place: Place, patience: float) -> tuple[Row, fl
 
 async def _start(session: Session, fault: Fault, place: Place) -> tuple[Row, float]:
     if fault.hand is not None:
-        await anyio.to_thread.run_sync(getattr(place, fault.hand))
+        await anyio.to_thread.run_sync(place.act, fault.hand)
     began = time.monotonic()
     raised = ""
     try:
@@ -151,17 +151,15 @@ async def _lose(
         if isinstance(event, Line):
             place.worker = json.loads(event.data)["params"]["pid"]
             break
-    began, took = time.monotonic(), None
+    place.acted, took = time.monotonic(), None
     acted = anyio.Event()
 
     async def act() -> None:
-        nonlocal began
         if fault.at is Moment.MESSAGE:
             tasks.start_soon(_send_large, session, receipts)
             await _next(session, Sent)
         if fault.hand is not None:
-            began = time.monotonic()
-            await anyio.to_thread.run_sync(getattr(place, fault.hand))
+            await anyio.to_thread.run_sync(place.act, fault.hand)
         if fault.then is Then.SMALL:
             await _send_small(session, receipts)
         elif fault.then is Then.LARGE:
@@ -173,7 +171,7 @@ async def _lose(
         status = session.status
         with anyio.move_on_after(patience):
             status = await _verdict(events, session, fault)
-            took = time.monotonic() - began
+            took = time.monotonic() - place.acted
         with anyio.move_on_after(patience):
             await acted.wait()  # its receipts, which come with the status or soon after
         tasks.cancel_scope.cancel()
