@@ -9,6 +9,8 @@ from holdfast import State
 
 from .faults import FAULTS, Fault
 from .measured import Measured, Told
+from .peers import PEERS
+from .peers.peer import ANSWERED, HANGS
 from .places import PLACES, at_start
 
 ROOT = Path(__file__).parents[3]
@@ -22,7 +24,12 @@ def render(measured: Measured) -> dict[tuple[Path, str], str]:
     return {
         (FAILURES, "places"): "\n".join(place_table(measured, name, "###") for name in places),
         (FAILURES, "starts"): start_table(measured, places),
+        (FAILURES, "peers"): "\n".join(
+            filter(None, (peer_table(measured, name) for name in places))
+        ),
+        (FAILURES, "peers' use"): uses(measured),
         (SSH, "faults"): "\n".join(place_table(measured, name, "###") for name in ssh),
+        (README, "faults"): short_table(measured),
     }
 
 
@@ -96,6 +103,93 @@ def start_table(measured: Measured, places: list[str]) -> str:
         if (told := measured.places[name].get(fault.what)) is not None
     ]
     return table(["fault", "where", "error", "what it says", "said after"], rows)
+
+
+def peer_table(measured: Measured, place: str) -> str:
+    """What peers say of the faults of one place, beside what holdfast says."""
+    _, *others = same = SAME_PLACE.get(place, (place,))
+    names = [name for name, peer in PEERS.items() if peer.place in same]
+    if place in others or not names:
+        return ""
+    rows = [
+        [fault.what, in_short(told), *(heard_in(measured, name, fault.what) for name in names)]
+        for fault, told in told_in(measured, place)
+        if any(fault.what in measured.peers.get(name, {}) for name in names)
+    ]
+    return f"### `{place}`\n\n{table(['fault', 'holdfast', *names], rows)}"
+
+
+def uses(measured: Measured) -> str:
+    """How each peer is used, with its versions."""
+    lines = []
+    for name, peer in PEERS.items():
+        versions = "".join(f" {measured.versions[package]}" for package in peer.packages)
+        lines.append(f"- **{name}**{versions}: {peer.tells}.\n")
+    return "".join(lines)
+
+
+OVER_SSH = ("ssh (paramiko)", "ssh (openssh)")
+SAME_PLACE: dict[str, tuple[str, ...]] = dict.fromkeys(OVER_SSH, OVER_SSH)
+"""Places that have one table of peers: that of the first."""
+
+SHORT = {"local": "`local:`", "ssh (paramiko)": "`ssh://`", "tcp": "`tcp://`"}
+"""The README's columns, with holdfast."""
+
+SHORT_PEERS = ("asyncio", "MCP SDK", "paramiko, keepalive", "asyncio + ssh, keepalive")
+"""And without."""
+
+SHORT_FAULTS = (
+    "killed in a request",
+    "exits 0 in a request",
+    "killed, its child keeps its pipes",
+    "closes its stdin and lives",
+    "stops reading (SIGSTOP)",
+    "prints garbage, then answers",
+    "connection reset",
+    "packets dropped, both ways",
+    "server's process frozen",
+)
+
+
+def short_table(measured: Measured) -> str:
+    """The README's."""
+    places = [name for name in SHORT if name in measured.places]
+    head = ["", *(SHORT[name] for name in places), *SHORT_PEERS]
+    rows = []
+    for what in SHORT_FAULTS:
+        told = [measured.places[name].get(what) for name in places]
+        cells = [in_short(each) if each is not None else "" for each in told]
+        rows.append([what, *cells, *(heard_in(measured, name, what) for name in SHORT_PEERS)])
+    return table(head, rows)
+
+
+def in_short(told: Told) -> str:
+    """The cause, and the time; or what else there is to say."""
+    if told.median is None:
+        return "not noticed"
+    if told.row.state == State.IDLE:
+        return "answered"
+    return f"`{told.row.cause}`, {seconds(told.median)}"
+
+
+def heard_in(measured: Measured, name: str, what: str) -> str:
+    """What a peer said, in few words."""
+    heard = measured.peers.get(name, {}).get(what)
+    if heard is None:
+        return ""
+    texts = " or ".join(dict.fromkeys(words(text) for text in heard.said))
+    return texts if heard.seconds is None else f"{texts}, {seconds(heard.seconds)}"
+
+
+def words(text: str) -> str:
+    """A peer's words: an end of output as such, an error by its class; bold if it misleads."""
+    if text in (HANGS, "end of output, exit 0"):
+        return f"**{text}**"
+    kind, _, rest = text.partition(": ")
+    if kind.isidentifier() and kind != ANSWERED:
+        known = rest if rest in ("Connection closed", "Connection lost") else ""
+        return f"`{kind}`" + (f" ({known})" if known else "")
+    return text.replace("exit -", "exit \N{MINUS SIGN}")
 
 
 def said(told: Told) -> tuple[str, str]:
