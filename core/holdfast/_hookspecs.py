@@ -43,6 +43,18 @@ def holdfast_status_changed(session: Session, status: Status) -> None:
 
 
 @hookspec
+def holdfast_reap() -> Sequence[str]:  # type: ignore[empty-body]
+    """Remove what the workers of programs that were killed have left, and never anything else.
+
+    ``holdfast doctor --reap`` calls it. It may block, for a bounded time; no event loop runs. What
+    belongs to a program that lives, or may live, stays.
+
+    Returns:
+        One line for each thing that was removed.
+    """
+
+
+@hookspec
 def holdfast_commands(cli: Any) -> None:
     """Add sub-commands to the ``holdfast`` command line.
 

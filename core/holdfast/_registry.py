@@ -144,7 +144,9 @@ class Registry:
             )
         else:
             try:
-                self._add(candidates[0].load(), name, distributions[0])
+                plugin = candidates[0].load()
+                if not self._plugins.is_registered(plugin):  # it has a name for each of its schemes
+                    self._add(plugin, name, distributions[0])
             except PluginError as error:
                 failure = error
             except (Exception, SystemExit) as error:  # noqa: BLE001 - it breaks only itself
@@ -263,6 +265,17 @@ class Registry:
                 each.function(cli)
             except Exception:  # noqa: BLE001 - a broken plugin breaks only itself
                 _log.exception("plugin %s could not add its commands", each.plugin_name)
+
+    def reap(self) -> list[tuple[str, Sequence[str] | Exception]]:
+        """Let every plugin remove what killed programs left: what each removed, or what failed."""
+        results: list[tuple[str, Sequence[str] | Exception]] = []
+        for each in self._plugins.hook.holdfast_reap.get_hookimpls():
+            reap: Callable[[], Any] = each.function
+            try:
+                results.append((each.plugin_name, list(reap())))
+            except Exception as error:  # noqa: BLE001 - a plugin breaks only itself
+                results.append((each.plugin_name, error))
+        return results
 
     def observe(self, session: Session, status: Status) -> None:
         """Tell every observer of a changed status; one that fails is logged."""

@@ -1,4 +1,4 @@
-"""A TCP relay on a port of its own, whose link to the server can be broken in many ways."""
+"""A relay on a TCP port of its own, whose link to the server can be broken in many ways."""
 
 from __future__ import annotations
 
@@ -92,9 +92,9 @@ class Relay:
         dropped: Bytes read, and passed on to nobody.
     """
 
-    def __init__(self, server_port: int, server_host: str = HOST) -> None:
-        """Make a relay; :meth:`start` starts it."""
-        self._server = (server_host, server_port)
+    def __init__(self, server: int | str) -> None:
+        """Make a relay to a loopback port or a Unix socket; :meth:`start` starts it."""
+        self._server = (HOST, server) if isinstance(server, int) else server
         self.host = HOST
         self.port = 0
         self.accepted = self.to_server = self.to_client = self.dropped = 0
@@ -315,12 +315,14 @@ class Relay:
         except OSError:  # it left before it was let in
             return
         self.accepted += 1
-        server = socket.socket()
+        family = socket.AF_UNIX if isinstance(self._server, str) else socket.AF_INET
+        server = socket.socket(family)
         link = Link(client, server)
         link.to_client.left = self._cut_after
         for each in (client, server):
             each.setblocking(False)
-            each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if each.family == socket.AF_INET:
+                each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._links.append(link)
         failed = server.connect_ex(self._server) not in (0, errno.EINPROGRESS)
         if failed or self._reset_new:

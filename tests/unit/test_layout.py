@@ -20,7 +20,7 @@ TRANSPORTS = ROOT / "transports" / "holdfast_transports"
 PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
 
 FOLDERS = {".ci", "core", "docs", "plugins", "tests", "transports"}
-TEST_FOLDERS = {"bench", "contract", "e2e", "faults", "ssh", "unit"}
+TEST_FOLDERS = {"bench", "containers", "contract", "e2e", "faults", "ssh", "unit"}
 
 SANS_IO = {
     "_dialect",

@@ -132,6 +132,24 @@ def plugins() -> Iterable[Finding]:
         yield Finding(name, State.BROKEN, str(error), "what it brings", step)
 
 
+def reaped() -> Iterable[Finding]:
+    """What killed programs had left, where plugins know how to find and remove it."""
+    from holdfast._registry import Registry
+
+    registry = Registry()
+    registry.load_all()
+    needed_for = "leaving nothing behind"
+    for plugin, result in registry.reap():
+        name = f"leftovers of {plugin}"
+        if isinstance(result, Exception):
+            text = f"{type(result).__name__}: {result}"
+            yield Finding(name, State.BROKEN, text, needed_for, "remove them by hand, or try again")
+        for line in [] if isinstance(result, Exception) else result:
+            yield Finding(name, State.OK, line, needed_for)
+        if not result:
+            yield Finding(name, State.OK, "nothing to remove", needed_for)
+
+
 def local_worker() -> Iterable[Finding]:
     """A worker on this machine, from its start to its end: ``cat``, and one line through it."""
     import anyio
@@ -194,6 +212,16 @@ def openssh_client() -> Iterable[Finding]:
     else:
         step = "install openssh-client (Debian: apt-get install openssh-client)"
         yield Finding(name, State.MISSING, "no ssh command in PATH", needed_for, step)
+
+
+def h11() -> Iterable[Finding]:
+    """The library that speaks HTTP to engines, without importing it."""
+    name, needed_for = "h11", "docker: and podman: targets"
+    try:
+        yield Finding(name, State.OK, version("h11"), needed_for)
+    except PackageNotFoundError:
+        step = "pip install 'holdfast[container]'"
+        yield Finding(name, State.MISSING, "not installed", needed_for, step)
 
 
 def docker() -> Iterable[Finding]:
@@ -281,6 +309,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     local_worker,
     paramiko,
     openssh_client,
+    h11,
     docker,
     podman,
 )

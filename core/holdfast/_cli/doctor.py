@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import click
 import msgspec
 
-from ._checks import CHECKS, Check, Finding, State
+from ._checks import CHECKS, Check, Finding, State, reaped
 from ._printing import on_terminal, print_json
 
 if TYPE_CHECKING:
@@ -24,13 +24,16 @@ _STYLES: Final = {
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(as_json: bool) -> int:
+@click.option(
+    "--reap", is_flag=True, help="First remove what was left by programs that were killed."
+)
+def command(as_json: bool, reap: bool) -> int:
     """Say what works on this machine, and what to install for the rest.
 
     The exit code is 0 if workers can be run on this machine (local:), else 1. What a single kind
     of target needs is told, and changes nothing in that.
     """
-    findings = examine(CHECKS)
+    findings = examine((reaped, *CHECKS) if reap else CHECKS)
     works = all(each.state is State.OK for each in findings if each.essential)
     if as_json:
         print_json({"ok": works, "checks": [msgspec.to_builtins(each) for each in findings]})

@@ -115,7 +115,7 @@ class CloseClauses:
         assert peer is not None
         await kit.expect(ChannelClosed, "receive after the close", peer.receive)
         if kit.can(REAPS_WORKER | Capability.ANY_COMMAND):
-            await kit.gone(pid)
+            await kit.gone(peer, pid)
 
     @clause("HF-CANCEL-6", see="Transport.open")
     async def test_a_cancelled_open(self, kit: Kit) -> None:
@@ -162,7 +162,7 @@ class CloseClauses:
                 await peer.aclose()
             await kit.expect(ChannelClosed, "receive after the close", peer.receive)
             if kit.can(REAPS_WORKER | Capability.ANY_COMMAND):
-                await kit.gone(pid)
+                await kit.gone(peer, pid)
 
     @clause("HF-CLOSE-5", see="Channel.aclose")
     async def test_pending_operations_at_the_close(self, kit: Kit) -> None:
@@ -239,7 +239,7 @@ class CloseClauses:
             pid = await peer.line()
             assert await peer.line() == b"ready"  # from here on it ignores them
             await peer.aclose()
-            await kit.gone(pid)
+            await kit.gone(peer, pid)
 
     @clause("HF-REAP-2", REAPS_WORKER | Capability.ANY_COMMAND, see="Capability")
     async def test_the_whole_group_is_gone(self, kit: Kit) -> None:
@@ -249,4 +249,4 @@ class CloseClauses:
                 pid = await peer.line()
                 await kit.pause()
                 await peer.aclose()
-                await kit.gone(pid)
+                await kit.gone(peer, pid)

@@ -47,6 +47,9 @@ class TransportContract(
         silence: Optional, for ``DETECTS_SILENT_LINK``: an async callable that takes an open channel
             and lets its link drop everything from then on, without a word.
         unreachable: Optional: a transport whose place cannot be reached.
+        gone: Optional, for workers that each have a machine of their own: an async callable that
+            takes a closed channel and the id of a process as its worker knew it, and returns once
+            that is gone. Without it, another worker looks.
 
     Attributes:
         script_worker: Say ``True`` if the transport has no ``ANY_COMMAND`` and the fixed worker
@@ -75,6 +78,7 @@ class TransportContract(
             sever=_optional(request, "sever"),
             silence=_optional(request, "silence"),
             unreachable=_optional(request, "unreachable"),
+            gone=_optional(request, "gone"),
             script_worker=self.script_worker,
         )
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ._clause import Clause
 
 Sever = Callable[[Channel], Awaitable[object]]
+Gone = Callable[[Channel, int], Awaitable[None]]
 
 SCRIPT_WORKER: Final = ("sh", "-c", 'IFS= read -r script && eval "$script"')
 """The worker that a transport without ``ANY_COMMAND`` must lead to, for its clauses to be tried.
@@ -127,6 +128,7 @@ class Kit:
         sever: Cuts the link of an open channel, where there is one.
         silence: Lets the link of an open channel drop everything.
         unreachable: A transport whose place cannot be reached.
+        gone: Waits until a process of a channel's worker is gone, where no other worker can see it.
         script_worker: The transport has one fixed worker, and that is ``SCRIPT_WORKER``.
     """
 
@@ -138,6 +140,7 @@ class Kit:
         sever: Sever | None = None,
         silence: Sever | None = None,
         unreachable: Transport | None = None,
+        gone: Gone | None = None,
         script_worker: bool = False,
     ) -> None:
         self.transport = transport
@@ -146,6 +149,7 @@ class Kit:
         self._sever = sever
         self._silence = silence
         self._unreachable = unreachable
+        self._gone = gone
         self._script_worker = script_worker
         self._opened = 0
 
@@ -282,9 +286,11 @@ class Kit:
         async with self.open(script, *args) as peer:
             return await peer.to_end()
 
-    async def gone(self, pid: bytes) -> None:
-        """See that a process is gone, on the machine where the workers run."""
+    async def gone(self, peer: Peer, pid: bytes) -> None:
+        """See that a process of a closed channel's worker is gone, where the workers run."""
         with self.within(f"process {pid.decode()} to be gone", PROMPT / 2):
+            if self._gone is not None:
+                return await self._gone(peer.wrapped, int(pid))
             assert await self.probe(AWAIT_DEATH, pid.decode()) == b"gone\n"
 
     # -- time --------------------------------------------------------------------------------

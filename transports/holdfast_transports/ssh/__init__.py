@@ -1,7 +1,7 @@
 """``ssh:``: workers on other machines, over SSH.
 
 Read it in this order: ``_settings`` (what can be said of a host), ``_pool`` (the connections of a
-transport), ``_channel`` and ``_scripts`` (how a worker is run on the far side and ended there),
+transport), ``_channel`` and ``.._shell`` (how a worker is run on the far side and ended there),
 then the clients that carry the bytes: ``_paramiko`` (with ``_dial``, ``_config``, ``_known_hosts``
 to get there, and ``_wire`` below it) and ``_openssh`` (with ``_master`` and ``_words`` to get
 there, ``_mux`` to speak to it, and ``_piped`` for a channel).

@@ -38,12 +38,12 @@ from holdfast import (
 )
 from holdfast.wakeup import bell, caller, in_trio
 
+from .._shell import FOR_ANY_SHELL, PING, PING_EVERY
 from . import _mux
 from ._job import Job
 from ._master import Borrowed, Master, borrow
 from ._piped import OpenSSHChannel
 from ._pool import Connection, SessionRefused
-from ._scripts import BOOTSTRAP, PING, PING_EVERY
 
 if TYPE_CHECKING:
     from ._channel import RemoteChannel
@@ -170,7 +170,7 @@ class OpenSSHConnection:
         if self.loss is not None:
             raise self.loss.during(Operation.OPEN) from self.loss.__cause__
         try:
-            control, *pipes = await _mux.open_session(self._master.path, BOOTSTRAP, os.environ)
+            control, *pipes = await _mux.open_session(self._master.path, FOR_ANY_SHELL, os.environ)
         except _mux.Refused as error:
             if error.by_master:
                 raise TransportUnavailable(

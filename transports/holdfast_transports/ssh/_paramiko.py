@@ -36,10 +36,10 @@ from holdfast import (
 )
 from holdfast.wakeup import bell, caller
 
+from .._shell import FOR_ANY_SHELL, PING, PING_EVERY
 from ._channel import RemoteChannel
 from ._job import Job
 from ._pool import SessionRefused
-from ._scripts import BOOTSTRAP, PING, PING_EVERY
 from ._wire import LinkSilent, Wire
 
 if TYPE_CHECKING:
@@ -363,7 +363,7 @@ class ParamikoChannel(RemoteChannel):
         self._err = chan.in_stderr_buffer = _Inbox(self._ring)
         chan.out_buffer_cv = _RingingCondition(chan.lock, self._ring)
         self._client.channels[chan.chanid] = self
-        chan.exec_command(BOOTSTRAP)
+        chan.exec_command(FOR_ANY_SHELL)
         return self
 
     def drop(self) -> None:

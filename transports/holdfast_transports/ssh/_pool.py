@@ -12,7 +12,8 @@ import anyio
 
 from holdfast import Command, TransportBroken, TransportError, TransportUnavailable
 
-from ._channel import Guard, RemoteChannel
+from .._guard import Guard
+from ._channel import RemoteChannel
 from ._job import Job
 
 

@@ -1,14 +1,13 @@
-"""What runs on the far side: small POSIX shell scripts, and how they are fed.
+"""What runs beside workers elsewhere: small POSIX shell scripts, and how they are fed.
 
-sshd hands a command to the login shell, whichever that is, shows it to everybody who can list
-processes, and drops most environment variables without a word. So the command is the same short
-text each time, :data:`BOOTSTRAP`, which sh, bash, zsh, busybox, fish and csh all read alike (one
-line; no quotes, history or redirections but within the script). It says where it runs, and then
+A command line can be seen by everybody who can list processes, and so can a container's
+environment by all who may inspect it; sshd drops most environment variables without a word. So the
+command is the same short text each time, :data:`BOOTSTRAP`. It says where it runs, and then
 evaluates one line of its stdin: what to run, in which directory, with which variables. ``read``
 takes no byte beyond that line, so that all that follows is the worker's.
 
-The worker takes the shell's place. sshd starts each command as the leader of a session of its own,
-so that its process id names its process group, too.
+The worker takes the shell's place. sshd and container engines start each command as the leader of a
+session of its own, so that its process id names its process group, too.
 """
 
 from __future__ import annotations
@@ -20,13 +19,15 @@ from typing import Final
 from holdfast import Command, WorkerNotStarted
 
 BOOTSTRAP: Final = (
-    "exec sh -c '"
     "exec 3>&2 2>/dev/null; "
     "read -r hf_a hf_b hf_c hf_d hf_g hf_e </proc/$$/stat || hf_g=$(ps -o pgid= -p $$); "
     'echo "holdfast-ready" $$ $hf_g; IFS= read -r hf_l && eval "$hf_l"'
-    "' holdfast"
 )
-"""The command of every SSH session of ours. The worker's stderr waits at descriptor 3."""
+"""The script of ``sh -c``. The worker's stderr waits at descriptor 3."""
+
+FOR_ANY_SHELL: Final = f"exec sh -c '{BOOTSTRAP}' holdfast"
+"""The same for a login shell, whichever that is: sh, bash, zsh, busybox, fish and csh all read it
+alike (one line; no quotes, history or redirections but within the script)."""
 
 READY: Final = re.compile(rb"holdfast-ready (\d+) (\d+)\n")
 """What the bootstrap prints: its process id and its process group."""

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from holdfast import Command
-from holdfast_transports.ssh._scripts import (
-    BOOTSTRAP,
+from holdfast_transports._shell import (
     FAILED,
+    FOR_ANY_SHELL,
     GUARD,
     KILLED,
     READY,
@@ -59,7 +59,7 @@ def run(
 ) -> tuple[int, bytes, bytes]:
     """Run a command as sshd would; gives its exit code, what follows STARTED, and its stderr."""
     done = subprocess.run(
-        [*(shell or ["/bin/sh", "-c"]), BOOTSTRAP],
+        [*(shell or ["/bin/sh", "-c"]), FOR_ANY_SHELL],
         input=start_line(command, keep_shell=keep_shell) + data,
         capture_output=True,
         start_new_session=True,
@@ -213,7 +213,7 @@ def test_a_kept_shell_outlives_polite_signals(path: str) -> None:
 def start(path: str) -> subprocess.Popen[bytes]:
     """A bootstrap that waits for its line."""
     process = subprocess.Popen(
-        ["/bin/sh", "-c", BOOTSTRAP],
+        ["/bin/sh", "-c", FOR_ANY_SHELL],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,
