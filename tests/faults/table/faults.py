@@ -83,6 +83,8 @@ GARBAGE = (
 
 FLOOD = "head -c 8000000 /dev/zero >&2; "
 
+EAT = "x=xxxxxxxx; while :; do x=$x$x; done"
+
 CHILD = "sleep 1000 & {begin}read -r _"
 DAEMON = (
     "trap up=1 USR1; setsid sh -c 'kill -USR1 $0; exec sleep 1000' $$ & "
@@ -109,9 +111,10 @@ FAULTS = [
         FLOOD + ANSWER + "exec sleep 1000",
         needs=Capability.STDERR,
     ),
-    Fault("out of memory", hand="exhaust_memory"),
+    Fault("out of memory", EAT, hand="exhaust_memory"),
     # its container
     Fault("container killed", hand="kill_container"),
+    Fault("container stopped", hand="stop_container"),
     Fault("container removed", hand="remove_container"),
     Fault("container paused", hand="pause_container", then=Then.LARGE),
     # the link
@@ -125,6 +128,7 @@ FAULTS = [
     Fault("server's process frozen", hand="freeze_server"),
     Fault("server's process killed", hand="kill_server"),
     Fault("server shut down", hand="shut_server_down"),
+    Fault("engine restarted, containers live on", hand="restart_engine"),
     # at the start
     Fault("nobody listens", hand="refuse_connections", at=Moment.START),
     Fault("no answer to a connection", hand="drop_connections", at=Moment.START),

@@ -132,10 +132,16 @@ OVER_SSH = ("ssh (paramiko)", "ssh (openssh)")
 SAME_PLACE: dict[str, tuple[str, ...]] = dict.fromkeys(OVER_SSH, OVER_SSH)
 """Places that have one table of peers: that of the first."""
 
-SHORT = {"local": "`local:`", "ssh (paramiko)": "`ssh://`", "tcp": "`tcp://`"}
+SHORT = {"local": "`local:`", "ssh (paramiko)": "`ssh://`", "docker": "`docker://`"}
 """The README's columns, with holdfast."""
 
-SHORT_PEERS = ("asyncio", "MCP SDK", "paramiko, keepalive", "asyncio + ssh, keepalive")
+SHORT_PEERS = {
+    "asyncio": "asyncio",
+    "MCP SDK": "MCP SDK",
+    "paramiko, keepalive": "paramiko",
+    "asyncio + ssh, keepalive": "`ssh` command",
+    "asyncio + docker run -i": "`docker run -i`",
+}
 """And without."""
 
 SHORT_FAULTS = (
@@ -154,7 +160,7 @@ SHORT_FAULTS = (
 def short_table(measured: Measured) -> str:
     """The README's."""
     places = [name for name in SHORT if name in measured.places]
-    head = ["", *(SHORT[name] for name in places), *SHORT_PEERS]
+    head = ["", *(SHORT[name] for name in places), *SHORT_PEERS.values()]
     rows = []
     for what in SHORT_FAULTS:
         told = [measured.places[name].get(what) for name in places]
@@ -226,7 +232,7 @@ def left(told: Told) -> str:
     """What ran on afterwards."""
     if told.left:
         return ", ".join(f"`{each}`" for each in told.left)
-    return "nothing" if told.left_for < 1 else f"nothing after {told.left_for:.0f} s"
+    return "nothing" if told.left_for < 1.5 else f"nothing after {told.left_for:.0f} s"
 
 
 def code(text: str) -> str:

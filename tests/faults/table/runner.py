@@ -90,6 +90,7 @@ def sample(
     *,
     thorough: bool = False,
     patience: float = PATIENCE,
+    may_stay: int = 0,
 ) -> Sample:
     """Provoke a fault once, and make the place whole again.
 
@@ -99,6 +100,7 @@ def sample(
         backend: The event loop.
         thorough: Wait for what a silent link leaves behind; else the link is mended first.
         patience: Seconds to wait for something to be said.
+        may_stay: How many processes need not be waited for: it is known that they stay.
     """
     children = our_children()  # of this process, not of the place
     try:
@@ -108,10 +110,11 @@ def sample(
             place.mend()
         began = time.monotonic()
         within = SILENCE if silent else LEAVE_WITHIN
-        while left := place.left() + place.ours(children):
-            if time.monotonic() - began > within:
+        while len(left := place.left() + place.ours(children)) > may_stay:
+            waited = time.monotonic() - began
+            if waited > within:
                 break
-            time.sleep(0.05 if time.monotonic() - began < 1 else 0.5)
+            time.sleep(0.05 if waited < 1 else 0.5)
         return Sample(row, seconds, tuple(left), time.monotonic() - began)
     finally:
         place.heal()

@@ -6,6 +6,7 @@ from ..faults import FAULTS, Fault
 from ..places import PLACES
 from .by_asyncio import Asyncio, AsyncioSsh, AsyncioSshAlive, AsyncioTcp
 from .by_asyncssh import Asyncssh, AsyncsshAlive
+from .by_docker import DockerExec, DockerRun
 from .by_mcp import Mcp, McpSsh
 from .by_paramiko import Paramiko, ParamikoAlive
 from .peer import Peer
@@ -22,6 +23,8 @@ PEERS: dict[str, type[Peer]] = {
         AsyncioSsh,
         AsyncioSshAlive,
         McpSsh,
+        DockerRun,
+        DockerExec,
         AsyncioTcp,
     )
 }
