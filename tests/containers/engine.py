@@ -15,7 +15,7 @@ import sysconfig
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -112,10 +112,10 @@ class Dockerd:
         raise AssertionError(f"dockerd did not start:\n{self.tail()}")
 
     def _run(self) -> bool:
-        (self.folder / "pid").unlink(missing_ok=True)  # a SIGKILL leaves it
-        # Its containerd may have outlived it, or is ending: two at once spoil each other.
-        if "--live-restore" not in self._arguments:
-            self._end_children()
+        # Its containerd may be ending: two at once spoil each other. What it runs lives on.
+        self._end_containerd()
+        for left in (self.folder / "pid", self.folder / "exec" / "containerd" / "containerd.pid"):
+            left.unlink(missing_ok=True)  # a SIGKILL leaves them
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [
@@ -176,6 +176,15 @@ class Dockerd:
         self._end_children()
         unmount(self.folder)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _end_containerd(self) -> None:
+        def pids() -> list[int]:
+            start = "containerd --config "
+            named = {pid: command_line(pid) for pid in running()}
+            return [pid for pid, line in named.items() if f"{start}{self.folder}/" in line]
+
+        send_signal(pids(), signal.SIGKILL)
+        until(lambda: not pids(), "its containerd is gone")
 
     def _end_children(self) -> None:
         end_all(self.folder)
@@ -253,8 +262,8 @@ class Dockerd:
 # -- images ----------------------------------------------------------------------------------------
 
 
-def busybox() -> bytes:
-    """A root with busybox alone, all its commands, and a user."""
+def busybox(files: Mapping[str, bytes] = {}) -> bytes:
+    """A root with busybox alone, all its commands, and a user; and programs beside it."""
     binary = command("busybox", "busybox-static")
     names = subprocess.run([binary, "--list"], capture_output=True, text=True, check=True).stdout
     with packed() as (tar, out):
@@ -263,6 +272,10 @@ def busybox() -> bytes:
         for name in names.split():
             if name != "busybox":
                 link(tar, f"bin/{name}", "busybox")
+        for name, text in files.items():
+            info = tarfile.TarInfo(name)
+            info.size, info.mode = len(text), 0o755
+            tar.addfile(info, io.BytesIO(text))
     return out.getvalue()
 
 

@@ -105,6 +105,7 @@ class EngineChannel(Channel):
         self._eof_sent = False
         self._closed = False
         self._killed = False
+        self._watched = False  # else the start failed, and nobody will be told of an exit
         self._gone: anyio.Event | None = None
         self._slow: Awaitable[None] | None = None
         heart.listeners.add(self)
@@ -113,9 +114,14 @@ class EngineChannel(Channel):
 
     # -- what each kind of worker brings -----------------------------------------------------
 
-    @abstractmethod
     async def watch(self) -> None:
-        """Find out how the worker ends, and call :meth:`exited`; a task of its own runs this."""
+        """Find out how the worker ends; a task of its own runs this."""
+        self._watched = True
+        await self._watch()
+
+    @abstractmethod
+    async def _watch(self) -> None:
+        """Find out how the worker ends, and call :meth:`exited`."""
 
     @abstractmethod
     async def _examine(self, error: Exception | None) -> TransportBroken | None:
@@ -168,7 +174,7 @@ class EngineChannel(Channel):
     async def _known(self, seconds: float) -> bool:
         """Whether the exit is known, at once or soon."""
         with anyio.move_on_after(seconds):
-            while self._exit is None and self._broken is None:
+            while self._watched and self._exit is None and self._broken is None:
                 await self._bell.wait()
         return self._exit is not None
 

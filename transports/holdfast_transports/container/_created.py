@@ -102,7 +102,7 @@ class CreatedChannel(EngineChannel):
 
     # -- how it ends -------------------------------------------------------------------------
 
-    async def watch(self) -> None:
+    async def _watch(self) -> None:
         while self._exit is None and self._broken is None:
             try:
                 body = Answer(200, await self._waiting.rest()).json
@@ -195,9 +195,7 @@ class CreatedChannel(EngineChannel):
         self._killed = True
         try:
             await self._engine.remove(self._container)
-            with anyio.move_on_after(_TOLD):
-                while self._exit is None and self._broken is None:
-                    await self._bell.wait()
+            await self._known(_TOLD)
         finally:
             await self._waiting.aclose()
 
@@ -241,6 +239,7 @@ def description(settings: Settings, session: str) -> dict[str, Any]:
         "AttachStdout": True,
         "AttachStderr": True,
         "Healthcheck": {"Test": ["NONE"]},
+        "StopSignal": "SIGKILL",  # what else it says to the shell, the worker does not hear
         "Labels": {**settings.labels, SESSION: session, LABEL: str(this_process())},
         "HostConfig": host,
     }

@@ -42,6 +42,9 @@ _log = logging.getLogger("holdfast.container")
 _REAP: Final = 3.0
 """Seconds for a group to be killed, and the same again for the exit to be told."""
 
+_ENDS: Final = ("exec_die", "exec_died", "die", "died", "destroy", "remove")
+"""Docker's and Podman's words for the end of a process, or of the container."""
+
 _TOLD: Final = 2.0
 """Seconds for the engine to tell an exit of which it knows already."""
 
@@ -65,6 +68,7 @@ class ExecChannel(EngineChannel):
         self._events = events
         self._guard: Guard | None = None
         self._group = 0
+        self._out_of_memory = False
 
     @classmethod
     async def open(cls, engine: Engine, heart: Heart, guards: Guards, command: Command) -> Self:
@@ -101,7 +105,7 @@ class ExecChannel(EngineChannel):
 
     # -- how it ends -------------------------------------------------------------------------
 
-    async def watch(self) -> None:
+    async def _watch(self) -> None:
         rest = b""
         while self._exit is None and self._broken is None:
             try:
@@ -113,6 +117,8 @@ class ExecChannel(EngineChannel):
                 continue
             *lines, rest = (rest + piece).split(b"\n")
             for each in lines:
+                if b'"oom"' in each:
+                    self._out_of_memory = True
                 if self._concerns_us(each):
                     with suppress(*NATIVE):  # the next event, or the stream's end, tells more
                         await self._look()
@@ -133,7 +139,10 @@ class ExecChannel(EngineChannel):
         elif answer.ok:
             found: dict[str, Any] = answer.json
             if not found["Running"] and found["ExitCode"] is not None:
-                self.exited(told_exit(int(found["ExitCode"]), killed=self._killed))
+                exit = told_exit(int(found["ExitCode"]), killed=self._killed)
+                if self._out_of_memory and exit.detail is not None:  # in it, of whatever process
+                    exit = Exit(exit.code, detail=f"{exit.detail}; its container lacked memory")
+                self.exited(exit)
             elif not found["Running"]:
                 self.exited(Exit(detail="its container ended"))
         return self._exit is not None
@@ -195,7 +204,8 @@ class ExecChannel(EngineChannel):
                 with anyio.move_on_after(_REAP), suppress(TransportBroken, Unsupported):
                     await self._signal(Signal.KILL)
                     await self._guard.forget(self._group)
-                if not await self._known(_REAP) and self._heart.loss is None:
+                known = await self._known(_REAP)
+                if self._watched and not known and self._heart.loss is None:
                     _log.warning(
                         "the worker in %s was not seen to end; is the container paused?",
                         self._engine.settings.name,
@@ -221,7 +231,7 @@ async def _running(engine: Engine) -> str:
 
 async def _ends(engine: Engine, container: str) -> HttpConnection:
     """The engine's report of all that ends in a container."""
-    filters = {"container": [container], "event": ["exec_die", "exec_died", "die", "destroy"]}
+    filters = {"container": [container], "event": ["oom", *_ENDS]}
     return await engine.begin("GET", query("/events", filters=filters))
 
 

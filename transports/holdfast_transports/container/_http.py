@@ -128,6 +128,8 @@ class HttpConnection:
             while (event := self._h11.next_event()) is h11.NEED_DATA:
                 data = await self.wire.read()
                 if not data and self._h11.their_state is h11.SEND_RESPONSE:
+                    if said := self._h11.trailing_data[0]:
+                        raise BadAnswer(f"it said {said[:100]!r}, which is no HTTP")
                     raise ConnectionResetError("the engine closed the connection")
                 self._h11.receive_data(data)
         except h11.RemoteProtocolError as error:
