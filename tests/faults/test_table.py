@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import cache
 
+import anyio
 import pytest
 from tests.faults.table import pages
-from tests.faults.table.faults import Fault
+from tests.faults.table.faults import FAULTS, Fault
 from tests.faults.table.measured import Measured, load
+from tests.faults.table.peers import PEERS, peer_cases
+from tests.faults.table.peers.peer import provoke
 from tests.faults.table.place import Place
 from tests.faults.table.places import PLACES, cases
 from tests.faults.table.runner import PATIENCE, sample
@@ -88,3 +91,18 @@ def test_the_pages_are_what_was_measured(page: object, part: str) -> None:
     """Nobody edits a generated table, and none is older than the measurements."""
     text = pages.render(measured())[page, part]  # type: ignore[index]
     assert pages.is_written(page, part, text)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_peers_say_what_is_written(open_places: Open, name: str) -> None:
+    """What is said of other clients is still true, where it is said at once."""
+    fault = next(fault for fault in FAULTS if fault.what == "exits 3")
+    place = open_places.place(PEERS[name].place)
+    said, _ = anyio.run(provoke, PEERS[name](), fault, place)
+    assert said in measured().peers[name][fault.what].said
+
+
+def test_every_peer_was_asked() -> None:
+    """The tables without holdfast have each peer with each fault that it can meet."""
+    written = {(name, what) for name, faults in measured().peers.items() for what in faults}
+    assert written == {(name, fault.what) for name, fault in peer_cases()}

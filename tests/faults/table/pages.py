@@ -10,25 +10,31 @@ from holdfast import State
 from .faults import FAULTS, Fault
 from .measured import Measured, Told
 from .peers import PEERS
-from .peers.peer import ANSWERED, HANGS
+from .peers.peer import ANSWERED, HANGS, ended
 from .places import PLACES, at_start
 
 ROOT = Path(__file__).parents[3]
-FAILURES, SSH, README = ROOT / "docs/failures.md", ROOT / "docs/ssh.md", ROOT / "README.md"
+FAILURES, README = ROOT / "docs/failures.md", ROOT / "README.md"
+SSH, CONTAINERS = ROOT / "docs/ssh.md", ROOT / "docs/containers.md"
 
 
 def render(measured: Measured) -> dict[tuple[Path, str], str]:
     """Each generated part: the page and the part's name, and its text."""
     places = [name for name in PLACES if name in measured.places]
-    ssh = [name for name in places if name.startswith("ssh")]
+
+    def place_tables(start: str) -> str:
+        named = [name for name in places if name.startswith(start)]
+        return "\n".join(place_table(measured, name, "###") for name in named)
+
     return {
-        (FAILURES, "places"): "\n".join(place_table(measured, name, "###") for name in places),
+        (FAILURES, "places"): place_tables(""),
         (FAILURES, "starts"): start_table(measured, places),
         (FAILURES, "peers"): "\n".join(
             filter(None, (peer_table(measured, name) for name in places))
         ),
         (FAILURES, "peers' use"): uses(measured),
-        (SSH, "faults"): "\n".join(place_table(measured, name, "###") for name in ssh),
+        (SSH, "faults"): place_tables("ssh"),
+        (CONTAINERS, "faults"): place_tables("docker"),
         (README, "faults"): short_table(measured),
     }
 
@@ -52,7 +58,7 @@ def is_written(page: Path, part: str, text: str) -> bool:
 
 def marks(part: str) -> tuple[str, str]:
     """What stands around a generated part."""
-    return f"<!-- {part}: begin (python -m tests.faults.table) -->\n", f"<!-- {part}: end -->\n"
+    return f"<!-- {part}: begin -->\n", f"<!-- {part}: end -->\n"
 
 
 # -- tables ----------------------------------------------------------------------------------------
@@ -90,7 +96,8 @@ def place_table(measured: Measured, name: str, level: str) -> str:
         for fault, told in told_in(measured, name)
         if not at_start(fault)
     ]
-    return f"{level} `{name}`\n\n{table(head, rows)}"
+    runs = min(told.runs for _, told in told_in(measured, name))
+    return f"{level} `{name}` ({runs} runs of each)\n\n{table(head, rows)}"
 
 
 def start_table(measured: Measured, places: list[str]) -> str:
@@ -188,14 +195,13 @@ def heard_in(measured: Measured, name: str, what: str) -> str:
 
 
 def words(text: str) -> str:
-    """A peer's words: an end of output as such, an error by its class; bold if it misleads."""
-    if text in (HANGS, "end of output, exit 0"):
+    """A peer's words; an error by what it says, if that is short; bold where it misleads."""
+    if text == HANGS or text == ended("exit 0"):
         return f"**{text}**"
-    kind, _, rest = text.partition(": ")
-    if kind.isidentifier() and kind != ANSWERED:
-        known = rest if rest in ("Connection closed", "Connection lost") else ""
-        return f"`{kind}`" + (f" ({known})" if known else "")
-    return text.replace("exit -", "exit \N{MINUS SIGN}")
+    kind, colon, rest = text.partition(": ")
+    if not kind.isidentifier() or kind == ANSWERED:
+        return text.replace("exit -", "exit \N{MINUS SIGN}")
+    return f"`{kind}`: {rest}" if colon and len(rest) < 20 else f"`{kind}`"
 
 
 def said(told: Told) -> tuple[str, str]:

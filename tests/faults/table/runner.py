@@ -204,7 +204,7 @@ async def _exit(session: Session, events: Subscription, status: Status) -> str:
     """How the worker ended, and whether that was known at once."""
     if status.exit is not None or status.state not in (State.ERROR, State.STOPPED):
         return str(status.exit or "")
-    with anyio.move_on_after(6):
+    with anyio.move_on_after(10):
         async for event in events:
             if isinstance(event, StatusChanged) and event.status.exit is not None:
                 exit = event.status.exit

@@ -88,8 +88,8 @@ def is_answer(data: bytes) -> bool:
 
 
 def ended(exit: object) -> str:
-    """What is said where nothing but the end of the output is seen, and perhaps an exit."""
-    return f"end of output, {exit}"
+    """What is said where reading ends as it does when a worker ends, and how it ended."""
+    return f"EOF, {exit}"
 
 
 async def provoke(peer: Peer, fault: Fault, place: Place) -> tuple[str, float | None]:
