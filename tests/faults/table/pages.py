@@ -12,6 +12,7 @@ from .measured import Measured, Told
 from .peers import PEERS
 from .peers.peer import ANSWERED, HANGS, ended
 from .places import PLACES, at_start
+from .runner import Row
 
 ROOT = Path(__file__).parents[3]
 FAILURES, README = ROOT / "docs/failures.md", ROOT / "README.md"
@@ -85,11 +86,11 @@ def place_table(measured: Measured, name: str, level: str) -> str:
     rows = [
         [
             fault.what,
-            status(told),
-            code(told.row.cause),
-            code(told.row.worker),
-            told.row.exit,
-            code(told.row.delivery),
+            either(status(told, row) for row in told.rows),
+            either(code(row.cause) for row in told.rows),
+            either(code(row.worker) for row in told.rows),
+            either(row.exit for row in told.rows),
+            either(code(row.delivery) for row in told.rows),
             after(told),
             left(told),
         ]
@@ -182,7 +183,8 @@ def in_short(told: Told) -> str:
         return "not noticed"
     if told.row.state == State.IDLE:
         return "answered"
-    return f"`{told.row.cause}`, {seconds(told.median)}"
+    causes = either(code(row.cause) for row in told.rows)
+    return f"{causes}, {seconds(told.median)}"
 
 
 def heard_in(measured: Measured, name: str, what: str) -> str:
@@ -210,9 +212,13 @@ def said(told: Told) -> tuple[str, str]:
     return code(kind), text.replace("|", "\\|").replace("<", "&lt;")
 
 
-def status(told: Told) -> str:
+def either(cells: Iterable[str]) -> str:
+    """What was said, where that may differ."""
+    return " or ".join(filter(None, dict.fromkeys(cells)))
+
+
+def status(told: Told, row: Row) -> str:
     """State and reason, or what else there is to say."""
-    row = told.row
     if told.median is None:
         return f"not noticed: `{row.state}`"
     if row.state == State.IDLE:

@@ -110,11 +110,11 @@ def sample(
             place.mend()
         began = time.monotonic()
         within = SILENCE if silent else LEAVE_WITHIN
-        while len(left := place.left() + place.ours(children)) > may_stay:
+        while len(left := place.left() or place.ours(children)) > may_stay:
             waited = time.monotonic() - began
             if waited > within:
                 break
-            time.sleep(0.05 if waited < 1 else 0.5)
+            time.sleep(min(0.1 + waited / 10, 1))
         return Sample(row, seconds, tuple(left), time.monotonic() - began)
     finally:
         place.heal()
