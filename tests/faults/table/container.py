@@ -88,6 +88,9 @@ class Container(Place):
         """Containers that are the place's own, not a session's."""
         return set()
 
+    def servers(self) -> set[int]:
+        return {self.engine.pid or 0}
+
     # -- hands ---------------------------------------------------------------------------------
 
     def exhaust_memory(self) -> None:

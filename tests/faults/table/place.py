@@ -15,7 +15,6 @@ from typing import ClassVar, Self
 from tests.ssh.machine import (
     Process,
     command_line,
-    descendants,
     environment,
     owner,
     running,
@@ -129,12 +128,16 @@ class Place(ABC):
             return []
         return [each.command for each in self.marked()]
 
+    def servers(self) -> set[int]:
+        """The processes that the place itself has started."""
+        return set()
+
     def ours(self, before: set[int]) -> list[str]:
         """The processes on our side that a session has started and left."""
         if Capability.REAPS_WORKER not in self.capabilities():
             return []
         marked = {each.pid for each in self.marked()}
-        return [command_line(pid) for pid in our_children() - before - marked]
+        return [command_line(pid) for pid in our_children() - before - marked - self.servers()]
 
     # -- hands ---------------------------------------------------------------------------------
 
@@ -167,5 +170,5 @@ def _inner_pid(pid: int) -> int | None:
 
 
 def our_children() -> set[int]:
-    """The processes that descend from this one."""
-    return descendants([os.getpid()], running())
+    """This process's own children."""
+    return {pid for pid, each in running().items() if each.ppid == os.getpid()}

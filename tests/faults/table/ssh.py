@@ -49,6 +49,9 @@ class Ssh(Place):
     def left(self) -> list[str]:
         return [each.command for each in self.server.commands()]
 
+    def servers(self) -> set[int]:
+        return {self.server.pid or 0}
+
     # -- hands ---------------------------------------------------------------------------------
 
     def reset_link(self) -> None:
