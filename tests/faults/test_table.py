@@ -7,15 +7,16 @@ from contextlib import ExitStack
 from functools import cache
 
 import anyio
+import msgspec
 import pytest
 from tests.faults.table import pages
 from tests.faults.table.faults import FAULTS, Fault
-from tests.faults.table.measured import Measured, load
+from tests.faults.table.measured import Measured, Told, load
 from tests.faults.table.peers import PEERS, peer_cases
 from tests.faults.table.peers.peer import provoke
 from tests.faults.table.place import Place
 from tests.faults.table.places import PLACES, cases
-from tests.faults.table.runner import PATIENCE, sample
+from tests.faults.table.runner import PATIENCE, Row, Sample, sample
 
 ON_TRIO = {
     "killed in a request",
@@ -106,3 +107,22 @@ def test_every_peer_was_asked() -> None:
     """The tables without holdfast have each peer with each fault that it can meet."""
     written = {(name, what) for name, faults in measured().peers.items() for what in faults}
     assert written == {(name, fault.what) for name, fault in peer_cases()}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"row": Row("error", "process_exit", worker="alive")},
+        {"seconds": 2.1 + 3 * 0.5},
+        {"seconds": None},
+        {"left": ("sleep 1000",)},
+    ],
+    ids=",".join,
+)
+def test_what_is_worse_is_found(change: dict[str, object]) -> None:
+    """Other words, much more time, silence and leftovers are each worse; less time is not."""
+    usual = Sample(Row("error", "process_exit", worker="gone"), 0.5)
+    told = Told.of([usual, usual])
+    assert told.worse(usual) == []
+    assert told.worse(msgspec.structs.replace(usual, seconds=0.0)) == []
+    assert len(told.worse(msgspec.structs.replace(usual, **change))) == 1

@@ -14,6 +14,7 @@ import msgspec
 
 import holdfast
 from holdfast import (
+    Capability,
     Cause,
     Delivery,
     Event,
@@ -178,7 +179,9 @@ async def _lose(
         with anyio.move_on_after(patience):
             await acted.wait()  # its receipts, which come with the status or soon after
         tasks.cancel_scope.cancel()
-    return _row(status, await _exit(session, events, status), receipts), took
+    tells = Capability.EXIT_STATUS in place.capabilities()
+    exit = await _exit(events, status) if tells else ""
+    return _row(status, exit, receipts), took
 
 
 async def _verdict(events: Subscription, session: Session, fault: Fault) -> Status:
@@ -200,7 +203,7 @@ async def _verdict(events: Subscription, session: Session, fault: Fault) -> Stat
     raise AssertionError("the session was forgotten")
 
 
-async def _exit(session: Session, events: Subscription, status: Status) -> str:
+async def _exit(events: Subscription, status: Status) -> str:
     """How the worker ended, and whether that was known at once."""
     if status.exit is not None or status.state not in (State.ERROR, State.STOPPED):
         return str(status.exit or "")
