@@ -105,6 +105,21 @@ def unused_port() -> int:
     return port
 
 
+def drops_of(port: int, direction: Direction | str) -> list[Drop]:
+    """To drop what a server's present connections carry: by the clients' ports, so that later
+    connections pass."""
+    mirror = {Direction.TO_SERVER: Direction.TO_CLIENT, Direction.TO_CLIENT: Direction.TO_SERVER}
+    direction = Direction(direction)
+    listed = subprocess.run(
+        [command("ss", "iproute2"), "-Hnt", "state", "established", "dport", "=", f":{port}"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    clients = [int(line.split()[2].rpartition(":")[2]) for line in listed.splitlines()]
+    return [Drop(client, mirror.get(direction, direction)) for client in clients]
+
+
 def drop(port: int, direction: Direction | str = Direction.BOTH) -> Drop:
     """Packets of a port to drop: ``with drop(port, "to_client"): ...``, or start() and stop()."""
     return Drop(port, direction)

@@ -7,9 +7,8 @@ from typing import ClassVar
 
 import anyio
 import pytest
-from tests.ssh.faults import drops
 from tests.ssh.kit import SSHContract, transport_to
-from tests.ssh.network import Direction, destroy
+from tests.ssh.network import Direction, destroy, drops_of
 from tests.ssh.relay import Relay
 from tests.ssh.sshd import Sshd
 
@@ -50,7 +49,7 @@ class TestParamiko(SSHContract):
 
 def drop(sshd: Sshd, direction: Direction) -> None:
     """Let the packets of the present connection vanish: by its own port, so that others pass."""
-    for each in drops(sshd, direction):
+    for each in drops_of(sshd.port, direction):
         each.start()
 
 
