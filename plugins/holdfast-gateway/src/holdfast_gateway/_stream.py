@@ -9,7 +9,7 @@ behind what is retained is told so, and nobody else notices.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -51,8 +51,11 @@ _GOOD_BYES: Final = {
     TOO_MANY: "too many clients on this session",
 }
 
-_BATCH: Final = 16
-"""Events to take from the journal at once: what a client that does not read keeps alive."""
+_BATCH: Final = 64
+"""Events to take from the journal at once."""
+
+_BATCH_BYTES: Final = 128 * 1024
+"""Where events are large, fewer are taken: what a client that does not read keeps alive."""
 
 _LEAVE: Final = 1.0
 """Seconds to say good-bye to a client that may not read."""
@@ -197,7 +200,9 @@ class Stream:
             complete = after >= goal
             if complete:
                 await send(self._history_complete(goal))
-            async for batch in subscription.batches(_BATCH):
+            at_most = 1
+            while batch := await anext(subscription.batches(at_most), None):
+                at_most = _how_many(batch)
                 for event in batch:
                     if isinstance(event, Lagged):
                         self._gateway.metrics.lagged.inc()
@@ -251,6 +256,12 @@ class Stream:
         if not isinstance(event, Sent) or event.kind is not Kind.ANSWER or sender == self._client:
             return []
         return [_request_answered(event.id, sender)]
+
+
+def _how_many(batch: Sequence[Event | Lagged]) -> int:
+    """How many events to take next, if they are as large as these."""
+    size = sum(len(getattr(event, "data", b"")) for event in batch)
+    return max(1, min(_BATCH, _BATCH_BYTES * len(batch) // max(size, 1)))
 
 
 def _request_answered(id: RequestId | None, client: str | None) -> str:
