@@ -21,6 +21,7 @@ from ._errors import (
     SessionClosed,
     TransportError,
     TransportUnavailable,
+    WorkerNotStarted,
 )
 from ._events import Event, Kind, Lagged, Line, RequestId, StatusChanged
 from ._evidence import Loss
@@ -300,7 +301,8 @@ class Session:
         failure = worker.failure
         if failure is None:
             return
-        if not isinstance(failure, TransportError):  # a mistake in a transport, which has no say
+        if not isinstance(failure, (TransportUnavailable, WorkerNotStarted)):
+            # A mistake in a transport, which has no say in what reaches our callers.
             failure = TransportUnavailable(
                 f"the transport failed while it opened: {type(failure).__name__}: {failure}"
             )

@@ -18,6 +18,7 @@ from tests.containers.kills import kills
 from tests.containers.kit import transport_to
 from tests.ssh.machine import until
 from tests.ssh.network import listener_on
+from tests.ssh.relay import Relay
 
 from holdfast import (
     Channel,
@@ -413,6 +414,47 @@ async def test_a_loss_is_told_while_nothing_happens(
     await anyio.to_thread.run_sync(engine.start)
     await transport.aclose()
     assert engine.containers() == []
+
+
+@pytest.mark.parametrize("scheme", ["docker", "docker+exec"])
+async def test_a_link_that_is_lost_in_a_start_is_no_more_than_a_start_that_failed(
+    dockerd: Dockerd, container: str, relay: Callable[[Dockerd], Relay], scheme: str
+) -> None:
+    """Cut at any byte or moment, a start works or is told as unavailable; the next tidies up."""
+    link = relay(dockerd)
+    image = BUSYBOX if scheme == "docker" else container
+    target = dockerd.target(image, scheme=scheme, host=f"tcp://{link.host}:{link.port}")
+    failed = worked = 0
+    transport = transport_to(target)
+
+    async def start() -> None:
+        nonlocal failed, worked
+        try:
+            with anyio.fail_after(60):
+                async with transport.open(Command(("true",))) as channel:
+                    worked += 1
+                    await channel.wait()
+        except TransportUnavailable:
+            failed += 1
+        link.heal()
+
+    async def reset_later(milliseconds: int) -> None:
+        await anyio.sleep(milliseconds / 1000)
+        link.reset()
+
+    for bytes_until in [*range(1, 1200, 80), 100_000]:
+        link.cut_after(bytes_until)
+        await start()
+    for milliseconds in range(160, 3, -6):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(reset_later, milliseconds)
+            await start()
+    assert failed
+    assert worked
+    with anyio.fail_after(60):
+        while not {*dockerd.containers()} <= dockerd.kept:  # what was still in the making
+            await start()
+    await transport.aclose()
 
 
 def test_nothing_is_left_of_what_was_killed_at_random(

@@ -17,23 +17,36 @@ class Mistaken(MemoryTransport):
     """Opens well so often, and then raises what no transport may raise."""
 
     good = 0
+    mistake: Exception = KeyError("host")
 
     @asynccontextmanager
     async def open(self, command: holdfast.Command) -> AsyncIterator[holdfast.Channel]:
         if not self.good:
-            raise KeyError("host")
+            raise self.mistake
         self.good -= 1
         async with super().open(command) as channel:
             yield channel
 
 
-async def test_start_raises_what_is_documented() -> None:
-    """Whatever a transport raises at open, start raises a TransportError that names it."""
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        KeyError("host"),
+        holdfast.ChannelClosed("host"),
+        holdfast.TransportBroken(holdfast.Operation.RECEIVE, ConnectionResetError("host")),
+    ],
+    ids=lambda mistake: type(mistake).__name__,
+)
+async def test_start_raises_what_is_documented(mistake: Exception) -> None:
+    """Whatever a transport raises at open, start raises one of two errors, which names it."""
+    transport = Mistaken(echo)
+    transport.mistake = mistake
     async with holdfast.SessionManager() as manager:
-        session = manager.create(Mistaken(echo), ["worker"])
-        with pytest.raises(holdfast.TransportUnavailable, match="KeyError: 'host'") as caught:
+        session = manager.create(transport, ["worker"])
+        named = f"{type(mistake).__name__}: .*host"
+        with pytest.raises(holdfast.TransportUnavailable, match=named) as caught:
             await session.start()
-        assert isinstance(caught.value.__cause__, KeyError)
+        assert caught.value.__cause__ is mistake
         assert session.status.reason is holdfast.Reason.INITIALIZATION_FAILED
         assert session.status.detail == str(caught.value)
 

@@ -23,6 +23,7 @@ from holdfast import (
     Command,
     Target,
     Transport,
+    TransportBroken,
     TransportError,
     TransportSpec,
     TransportUnavailable,
@@ -119,6 +120,11 @@ class _EngineTransport(Transport):
                 return await self._open(engine, heart, command), heart
         except Refused as error:
             raise TransportUnavailable(f"{engine.where} refuses: {error}") from error
+        except TransportBroken as broken:
+            raise TransportUnavailable(
+                f"{engine.where} was lost while the worker was started ({broken.detail}); "
+                f"start it again"
+            ) from broken
         except NATIVE as error:
             raise engine.unavailable(error) from error
 

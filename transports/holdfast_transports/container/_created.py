@@ -250,8 +250,8 @@ async def _create(engine: Engine, name: str, session: str) -> str:
         if answer.status == 404 and settings.pull is Pull.MISSING:
             await _pull(engine, settings.name)
             answer = await engine.call("POST", path, body)
-    except TimeoutError:
-        await engine.remove(name)
+    except NATIVE:  # it may have been made, or be in the making
+        await engine.remove_made(session)
         raise
     if not answer.ok:
         raise _not_created(engine, answer)

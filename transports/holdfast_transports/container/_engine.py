@@ -27,6 +27,7 @@ from holdfast import (
 
 from ._heart import Heart
 from ._http import Answer, BadAnswer, HttpConnection, query
+from ._owner import SESSION
 from ._settings import Settings
 from ._where import Endpoint, Kind, find
 from ._wire import ChannelWire, TLSWire, Wire, connect_tcp, connect_unix
@@ -42,8 +43,15 @@ _BEING_REMOVED: Final = 409
 _AGAIN: Final = 0.05
 """Seconds until an engine that is at work is asked again."""
 
+_MAKING: Final = 60.0
+"""Seconds in which a busy engine may still make a container, though its answer found nobody."""
+
 NATIVE: Final = (OSError, BadAnswer, anyio.ClosedResourceError)
 """What a request to an engine that is gone may raise; ``TimeoutError`` and TLS's are among them."""
+
+_MADE: Final = 1.0
+"""Seconds from the moment that an engine lists a container until it has surely made it. Docker 28
+removes one that it is still making, and then lists it for ever, and removes it no more."""
 
 _MEANS: Final[Mapping[type[Exception], str]] = {
     FileNotFoundError: "{where} is not there: {start}",
@@ -104,6 +112,7 @@ class Engine:
         self._heart: Heart | None = None
         self._looking = anyio.Lock()
         self._unremoved: set[str] = set()
+        self._unsure: dict[str, float] = {}  # sessions whose container may be made, and until when
 
     @property
     def endpoint(self) -> Endpoint:
@@ -217,15 +226,13 @@ class Engine:
                     raise native
                 self._heart = heart
             heart = self._heart
-        for each in [*self._unremoved]:
-            await self.remove(each)
+        await self._remove_the_rest()
         return heart
 
     async def aclose(self) -> None:
         """Close what channels share, and remove what could not be removed before."""
         with anyio.CancelScope(shield=True):
-            for each in [*self._unremoved]:
-                await self.remove(each)
+            await self._remove_the_rest()
         heart, self._heart = self._heart, None
         if heart is not None:
             await heart.aclose()
@@ -308,6 +315,35 @@ class Engine:
             failure,
         )
         return False
+
+    async def remove_made(self, session: str) -> None:
+        """Remove the container of a session, if there is one: nobody told us whether it was made.
+
+        It is looked for by its label, since a name that was chosen may be another's; now, before
+        each next start for a while, and at the transport's close.
+        """
+        self._unsure[session] = anyio.current_time() + _MAKING
+        with suppress(TransportError, *NATIVE), anyio.move_on_after(_REMOVE):
+            await self._remove_labelled(session)
+
+    async def _remove_labelled(self, session: str) -> None:
+        filters = {"label": [f"{SESSION}={session}"]}
+        answer = await self.call("GET", query("/containers/json", all=1, filters=filters))
+        found = [each["Id"] for each in answer.json] if answer.ok else []
+        if found:
+            await anyio.sleep(_MADE)
+            self._unsure.pop(session, None)
+        for each in found:
+            await self.remove(each)
+
+    async def _remove_the_rest(self) -> None:
+        for session, until in [*self._unsure.items()]:
+            with suppress(TransportError, *NATIVE), anyio.move_on_after(_REMOVE):
+                await self._remove_labelled(session)
+                if anyio.current_time() > until:
+                    self._unsure.pop(session, None)
+        for each in [*self._unremoved]:
+            await self.remove(each)
 
     # -- what it means -----------------------------------------------------------------------
 
