@@ -40,6 +40,12 @@ _REMOVE: Final = 5.0
 _MAKING: Final = 60.0
 """Seconds in which a busy engine may still make a container, though its answer found nobody."""
 
+_BEING_REMOVED: Final = 409
+"""The status of an answer that says so: a request of which we heard nothing is at work."""
+
+_AGAIN: Final = 0.05
+"""Seconds until an engine that is at work is asked again."""
+
 NATIVE: Final = (OSError, BadAnswer, anyio.ClosedResourceError)
 """What a request to an engine that is gone may raise; ``TimeoutError`` and TLS's are among them."""
 
@@ -291,11 +297,14 @@ class Engine:
         self._unremoved.add(name)
         with suppress(TransportError), anyio.move_on_after(_REMOVE):
             try:
-                answer = await self.call("DELETE", path)
+                while (  # noqa: ASYNC110 - nobody tells when it is done
+                    answer := await self.call("DELETE", path)
+                ).status == _BEING_REMOVED:
+                    await anyio.sleep(_AGAIN)
             except NATIVE as error:
                 failure = error
             else:
-                if answer.ok or answer.status in (404, 409):  # gone, or being removed
+                if answer.ok or answer.status == 404:
                     self._unremoved.discard(name)
                     return True
                 failure = answer.message
