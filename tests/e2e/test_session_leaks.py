@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import gc
 import os
 import signal
 import threading
-from pathlib import Path
 
 import anyio
 import pytest
-import sniffio
+from tests.faults.belongings import children
+from tests.faults.tap import tasks_living
 
 from holdfast import Exit, SessionManager, State
 from holdfast_transports.local import LocalTransport
@@ -35,23 +34,6 @@ from .workers.harness import (
 pytestmark = pytest.mark.anyio
 
 
-def children() -> set[int]:
-    """Our child processes, zombies too."""
-    found = set()
-    for task in Path("/proc/self/task").iterdir():
-        found |= {int(pid) for pid in (task / "children").read_text().split()}
-    return found
-
-
-def task_count() -> int:
-    """How many tasks the event loop has."""
-    if sniffio.current_async_library() == "trio":
-        import trio
-
-        return trio.lowlevel.current_statistics().tasks_living
-    return len(asyncio.all_tasks())
-
-
 def threads() -> set[int | None]:
     """Our threads; those of earlier tests may end at any time."""
     return {each.ident for each in threading.enumerate()}
@@ -63,7 +45,7 @@ def belongings() -> dict[str, object]:
     return {
         "descriptors": len(os.listdir("/proc/self/fd")),
         "children": children(),
-        "tasks": task_count(),
+        "tasks": tasks_living(),
     }
 
 

@@ -69,6 +69,9 @@ class Place:
         """The process that calls itself ``pid``."""
         return pid
 
+    def let_go(self) -> None:
+        """End what its link still holds of connections of which our side is closed."""
+
     def left(self) -> list[str]:
         """What there is beside processes that should not be, once all sessions have ended."""
         return []
@@ -164,6 +167,9 @@ class Ssh(Place):
             return self._sshd.thaw
         return break_relay(self._relay, how)
 
+    def let_go(self) -> None:
+        self._relay.reset()
+
     def close(self) -> None:
         self._stack.close()
 
@@ -232,6 +238,9 @@ class Docker(Place):
             for each in self._engine.containers()
             if each not in self._engine.kept
         ]
+
+    def let_go(self) -> None:
+        self._relay.reset()
 
     def close(self) -> None:
         self._relay.stop()

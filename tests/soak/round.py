@@ -127,6 +127,7 @@ async def _play(
     for life in every:
         await life.collect()
     for place in places:
+        place.let_go()
         result.broken += [f"left over at {place.name}: {each}" for each in place.left()]
     if (tasks := tasks_living()) != tasks_before:
         result.broken.append(f"tasks left over: {tasks_before} before, {tasks} after")
