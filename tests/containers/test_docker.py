@@ -14,6 +14,7 @@ from pathlib import Path
 import anyio
 import pytest
 from tests.containers.engine import BUSYBOX, Dockerd, base, packed
+from tests.containers.kills import kills
 from tests.containers.kit import transport_to
 from tests.ssh.machine import until
 from tests.ssh.network import listener_on
@@ -115,7 +116,7 @@ async def test_a_name_that_is_taken(dockerd: Dockerd) -> None:
 async def test_engines_that_are_none(tmp_path: Path) -> None:
     """No socket, nobody at the socket, and somebody who is no engine: each with the next step."""
     nowhere = tmp_path / "none.sock"
-    assert "nothing listens" in await refused(f"docker://x?host=unix://{nowhere}")
+    assert "is not there" in await refused(f"docker://x?host=unix://{nowhere}")
     assert "systemctl start docker" in await refused(f"docker://x?host=unix://{nowhere}")
     with listener_on() as stranger:
         port = stranger.getsockname()[1]
@@ -131,8 +132,8 @@ async def test_engines_that_are_none(tmp_path: Path) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(talk)
             said = await refused(f"docker://x?host=tcp://127.0.0.1:{port}")
-    assert "is no engine" in said
-    assert "nobody listens" in await refused(f"docker://x?host=tcp://127.0.0.1:{port}")
+    assert "is no engine, or wants TLS" in said
+    assert "does not listen" in await refused(f"docker://x?host=tcp://127.0.0.1:{port}")
 
 
 async def test_containers_that_cannot_be_used(dockerd: Dockerd) -> None:
@@ -412,3 +413,13 @@ async def test_a_loss_is_told_while_nothing_happens(
     await anyio.to_thread.run_sync(engine.start)
     await transport.aclose()
     assert engine.containers() == []
+
+
+def test_nothing_is_left_of_what_was_killed_at_random(
+    make_dockerd: Callable[..., Dockerd],
+) -> None:
+    """Managers, containers and the engine, killed at any moment: after reaping, no container."""
+    killed, before, after = kills(make_dockerd(), 12, seed=2)
+    print(f"{dict(killed)}: {before} containers left, {after} after reaping")
+    assert killed["engine"] > 0
+    assert after == 0

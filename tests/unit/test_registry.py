@@ -521,3 +521,51 @@ def test_a_plugin_without_hooks() -> None:
     """What has no hooks at all brings nothing, and is no error."""
     registry = registry_of(SimpleNamespace(), Channel)
     assert registry.transports == []
+
+
+SEVERAL = """
+    import holdfast
+
+    def place(target):
+        raise NotImplementedError
+
+    @holdfast.hookimpl
+    def holdfast_transports():
+        return [
+            holdfast.TransportSpec(scheme, place, "a place", f"{scheme}:")
+            for scheme in ("near", "far")
+        ]
+"""
+
+
+def test_a_plugin_may_bring_several_schemes(plugins: Plugins) -> None:
+    """Each scheme has an entry point; the one module behind them is registered once."""
+    plugins.add("near", SEVERAL, of="holdfast-places", module="hf_test_places")
+    plugins.add("far", None, of="holdfast-places", module="hf_test_places")
+    registry = plugins.registry
+    assert registry.spec("far").scheme == "far"
+    assert registry.spec("near").scheme == "near"
+    assert registry.load_all() == []
+    assert [each.spec.scheme for each in registry.transports] == ["far", "near"]
+
+
+def test_every_plugin_reaps() -> None:
+    """What each plugin removed is told, and one that fails hinders no other."""
+
+    def broken() -> list[str]:
+        raise OSError("no engine")
+
+    class Reaps:
+        def __init__(self, act: Callable[[], list[str]]) -> None:
+            self.act = act
+
+        @holdfast.hookimpl
+        def holdfast_reap(self) -> list[str]:
+            return self.act()
+
+    registry = Registry(entry_points=[])
+    registry.register(Reaps(lambda: ["a container"]), "one")
+    registry.register(Reaps(broken), "two")
+    found = dict(registry.reap())
+    assert found["one"] == ["a container"]
+    assert isinstance(found["two"], OSError)

@@ -253,7 +253,8 @@ class EngineChannel(Channel):
         self, mine: _Backlog, other: _Backlog, max_bytes: int, operation: Operation
     ) -> bytes:
         self._check_open()
-        await anyio.lowlevel.checkpoint()
+        if mine.size or self._eof:  # else it waits below
+            await anyio.lowlevel.checkpoint()
         while not mine.size:
             if not await self._more(operation):
                 return b""

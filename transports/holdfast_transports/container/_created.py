@@ -112,19 +112,11 @@ class CreatedChannel(EngineChannel):
                 if not await self._ask_anew():
                     return
                 continue
-            if state is None:
-                self.exited(
-                    Exit(
-                        signal="SIGKILL" if code == 137 else None,
-                        code=None if code == 137 else code,
-                        detail="its container was removed",
-                    )
-                )
-            else:
-                self.exited(self._told(code, state))
+            self.exited(self._told(code, state))
 
-    def _told(self, code: int, state: State) -> Exit:
-        return told_exit(code, killed=self._killed, out_of_memory=state.out_of_memory)
+    def _told(self, code: int, state: State | None) -> Exit:
+        out_of_memory = state is not None and state.out_of_memory  # None: removed meanwhile
+        return told_exit(code, killed=self._killed, out_of_memory=out_of_memory)
 
     async def _ask_anew(self) -> bool:
         """The question for the exit was cut off; whether there is a new one."""

@@ -36,12 +36,18 @@ _log = logging.getLogger("holdfast.container")
 _REMOVE: Final = 5.0
 """Seconds for a container to be removed, its processes killed; it takes a tenth of one."""
 
+_BEING_REMOVED: Final = 409
+"""The status of an answer that says so: a request of which we heard nothing is at work."""
+
+_AGAIN: Final = 0.05
+"""Seconds until an engine that is at work is asked again."""
+
 NATIVE: Final = (OSError, BadAnswer, anyio.ClosedResourceError)
 """What a request to an engine that is gone may raise; ``TimeoutError`` and TLS's are among them."""
 
 _MEANS: Final[Mapping[type[Exception], str]] = {
-    FileNotFoundError: "nothing listens at {where}: {start}",
-    ConnectionRefusedError: "nobody listens at {where}: {start}",
+    FileNotFoundError: "{where} is not there: {start}",
+    ConnectionRefusedError: "{where} does not listen: {start}",
     PermissionError: (
         "{where} may not be used by this user: add the user to the group that owns it "
         "(usermod -aG docker USER, then log in anew), or name another engine (?host=)"
@@ -55,7 +61,7 @@ _MEANS: Final[Mapping[type[Exception], str]] = {
     ConnectionResetError: (
         "{where} closed the connection; does it want TLS (DOCKER_TLS_VERIFY), or no TLS?"
     ),
-    BadAnswer: "what listens at {where} is no engine: {error}",
+    BadAnswer: "what listens at {where} is no engine, or wants TLS (DOCKER_TLS_VERIFY): {error}",
     OSError: "{where} cannot be reached: {error}",
 }
 """What it means when there is no engine to ask; the first that fits counts."""
@@ -284,11 +290,14 @@ class Engine:
         self._unremoved.add(name)
         with suppress(TransportError), anyio.move_on_after(_REMOVE):
             try:
-                answer = await self.call("DELETE", path)
+                while (  # noqa: ASYNC110 - nobody tells when it is done
+                    answer := await self.call("DELETE", path)
+                ).status == _BEING_REMOVED:
+                    await anyio.sleep(_AGAIN)
             except NATIVE as error:
                 failure = error
             else:
-                if answer.ok or answer.status in (404, 409):  # gone, or being removed
+                if answer.ok or answer.status == 404:
                     self._unremoved.discard(name)
                     return True
                 failure = answer.message

@@ -81,27 +81,45 @@ class ExecChannel(EngineChannel):
         settings = engine.settings
         line = start_line(placed(command, settings))
         container = await _running(engine)
-        guard = await guards.of(container, heart)
+        guard: Guard | None = None
+        channel: Self | None = None
+
+        async def guarded() -> None:
+            nonlocal guard
+            guard = await guards.of(container, heart)
+
+        try:
+            try:
+                async with anyio.create_task_group() as tasks:  # two starts in the time of one
+                    tasks.start_soon(guarded)
+                    channel = await cls._bootstrap(engine, heart, container)
+                    group = await channel._until_ready()
+            except ExceptionGroup as several:
+                raise several.exceptions[0] from None
+            assert guard is not None
+            assert channel is not None
+            await guard.watch(group)
+            channel._guard, channel._group = guard, group
+            await channel.send(line)
+            await channel._until_started(command, settings.name)
+        except BaseException as error:
+            if channel is not None:
+                await channel.aclose()
+            if isinstance(error, EOFError):
+                said = channel._eof_error if channel is not None else None
+                raise no_shell(settings.name, said or error) from error
+            raise
+        return channel
+
+    @classmethod
+    async def _bootstrap(cls, engine: Engine, heart: Heart, container: str) -> Self:
         events = await _ends(engine, container)
         try:
             id, wire, first = await execute(engine, container)
         except BaseException:
             await events.aclose()
             raise
-        channel = cls(engine, heart, wire, first, container, id, events)
-        try:
-            try:
-                group = await channel._until_ready()
-            except EOFError as error:
-                raise no_shell(settings.name, channel._eof_error or error) from error
-            await guard.watch(group)
-            channel._guard, channel._group = guard, group
-            await channel.send(line)
-            await channel._until_started(command, settings.name)
-        except BaseException:
-            await channel.aclose()
-            raise
-        return channel
+        return cls(engine, heart, wire, first, container, id, events)
 
     # -- how it ends -------------------------------------------------------------------------
 

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 import anyio
-import h11
 
 from holdfast import Cause, Fate, Operation, TransportBroken
 
@@ -77,13 +76,15 @@ class Heart:
             except TimeoutError:
                 silence = TimeoutError(f"no answer from {self._where} within {self._deadline:g} s")
                 self._lose(silence, Cause.LINK_SILENT)
-            except (OSError, BadAnswer, h11.ProtocolError, anyio.ClosedResourceError) as error:
+            except (OSError, BadAnswer, anyio.ClosedResourceError) as error:
                 self._lose(error, Cause.LINK_LOST)
 
     async def _hear(self) -> None:
-        await self._connection.answer()
-        self._connection.next_request()
+        answer = await self._connection.answer()
         self._asked = False
+        if not answer.ok:
+            raise BadAnswer(answer.message)
+        self._connection.next_request()
 
     def _lose(self, native: Exception, cause: Cause) -> None:
         self.loss = TransportBroken(Operation.RECEIVE, native, cause=cause, worker=Fate.MAYBE_ALIVE)

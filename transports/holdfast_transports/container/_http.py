@@ -121,7 +121,10 @@ class HttpConnection:
 
     def next_request(self) -> None:
         """Be ready for another one on this connection."""
-        self._h11.start_next_cycle()
+        try:
+            self._h11.start_next_cycle()
+        except h11.LocalProtocolError as error:
+            raise BadAnswer("it does not keep a connection open") from error
 
     async def _event(self) -> h11.Event | type[h11.PAUSED]:
         try:

@@ -121,6 +121,7 @@ class TLSWire(Wire):
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
         self._writing = anyio.Lock()
+        self._ready = bytearray()
         self._ended = False
 
     async def handshake(self) -> None:
@@ -164,24 +165,34 @@ class TLSWire(Wire):
 
     async def read(self, max_bytes: int = 65536) -> bytes:
         await anyio.lowlevel.checkpoint()
-        while not self._ended:
-            try:
-                data = self._tls.read(max_bytes)
-            except ssl.SSLWantReadError:
-                more = await self._below.read()
-                if more:
-                    self._incoming.write(more)
-                else:
-                    self._incoming.write_eof()
-            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-                self._ended = True
+        while not self._ready and not self._ended:
+            if self._decrypt(max_bytes):
+                break
+            if more := await self._below.read():
+                self._incoming.write(more)
             else:
-                if data:
-                    return data
-                self._ended = True
-        return b""
+                self._incoming.write_eof()
+        data = bytes(self._ready[:max_bytes])
+        del self._ready[:max_bytes]
+        return data
+
+    def _decrypt(self, max_bytes: int) -> bool:
+        """Decrypt some of what has arrived; whether there was anything."""
+        if self._ended:
+            return False
+        try:
+            data = self._tls.read(max_bytes)
+        except ssl.SSLWantReadError:
+            return False
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            data = b""
+        self._ended = not data
+        self._ready += data
+        return True
 
     async def write_eof(self) -> None:
+        while self._decrypt(65536):  # unwrapping throws away what has arrived and was not read
+            pass
         with suppress(ssl.SSLError):  # it wants the peer's answer, for which we do not wait
             self._tls.unwrap()
         with suppress(OSError):
