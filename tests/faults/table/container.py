@@ -1,4 +1,4 @@
-"""``docker:`` and ``docker+exec:``: a private engine, reached by a relay."""
+"""``docker:``, ``docker+exec:`` and ``podman:``: a private engine, reached by a relay."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import ClassVar
 from urllib.parse import urlencode
 
 from tests.containers.engine import BUSYBOX, Dockerd, sweep
+from tests.containers.podman import Podman
 from tests.ssh.network import Direction, drops_of
 from tests.ssh.relay import Relay
 
@@ -30,15 +31,20 @@ class Container(Place):
     """
 
     scheme: ClassVar[str]
+    image: ClassVar[str] = BUSYBOX
 
     def open(self, stack: ExitStack) -> None:
         super().open(stack)
         sweep()
-        self.engine = stack.enter_context(Dockerd("--live-restore"))
+        self.engine = stack.enter_context(self.make_engine())
         self.engine.images()
         self.relay = stack.enter_context(Relay(str(self.engine.socket)))
         self.frozen = False
         self._before: set[str] = set()
+
+    def make_engine(self) -> Dockerd:
+        """One whose containers outlive it."""
+        return Dockerd("--live-restore")
 
     @property
     def container(self) -> str:
@@ -51,7 +57,7 @@ class Container(Place):
         options: dict[str, object] = {"host": self.host(fault), **HEARTBEAT}
         if fault.hand == "exhaust_memory":
             options["memory"] = SMALL
-        image = "holdfast-tests/missing:1" if fault.hand == "lose_image" else BUSYBOX
+        image = "holdfast-tests/missing:1" if fault.hand == "lose_image" else self.image
         return f"{self.scheme}://{image}?{urlencode(options)}"
 
     def host(self, fault: Fault) -> str:
@@ -179,3 +185,14 @@ class DockerExec(Container):
 
     def lose_container(self) -> None:
         """The target names a container that is not there."""
+
+
+class OfPodman(Docker):
+    """The same with Podman's service."""
+
+    name = scheme = "podman"
+    example = "podman://image"
+    image = f"localhost/{BUSYBOX}"
+
+    def make_engine(self) -> Dockerd:
+        return Podman()

@@ -23,8 +23,8 @@ def render(measured: Measured) -> dict[tuple[Path, str], str]:
     """Each generated part: the page and the part's name, and its text."""
     places = [name for name in PLACES if name in measured.places]
 
-    def place_tables(start: str) -> str:
-        named = [name for name in places if name.startswith(start)]
+    def place_tables(*starts: str) -> str:
+        named = [name for name in places if name.startswith(starts)]
         return "\n".join(place_table(measured, name, "###") for name in named)
 
     return {
@@ -35,7 +35,7 @@ def render(measured: Measured) -> dict[tuple[Path, str], str]:
         ),
         (FAILURES, "peers' use"): uses(measured),
         (SSH, "faults"): place_tables("ssh"),
-        (CONTAINERS, "faults"): place_tables("docker"),
+        (CONTAINERS, "faults"): place_tables("docker", "podman"),
         (README, "faults"): short_table(measured),
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .container import Docker, DockerExec
+from .container import Docker, DockerExec, OfPodman
 from .faults import FAULTS, Fault, Moment
 from .local import Local
 from .place import Place
@@ -10,7 +10,8 @@ from .ssh import SshOpenssh, SshParamiko
 from .tcp import Tcp
 
 PLACES: dict[str, type[Place]] = {
-    place.name: place for place in (Local, SshParamiko, SshOpenssh, Docker, DockerExec, Tcp)
+    place.name: place
+    for place in (Local, SshParamiko, SshOpenssh, Docker, DockerExec, OfPodman, Tcp)
 }
 
 
