@@ -418,12 +418,16 @@ async def test_a_loss_is_told_while_nothing_happens(
 
 @pytest.mark.parametrize("scheme", ["docker", "docker+exec"])
 async def test_a_link_that_is_lost_in_a_start_is_no_more_than_a_start_that_failed(
-    dockerd: Dockerd, container: str, relay: Callable[[Dockerd], Relay], scheme: str
+    make_dockerd: Callable[..., Dockerd], relay: Callable[[Dockerd], Relay], scheme: str
 ) -> None:
     """Cut at any byte or moment, a start works or is told as unavailable; the next tidies up."""
-    link = relay(dockerd)
-    image = BUSYBOX if scheme == "docker" else container
-    target = dockerd.target(image, scheme=scheme, host=f"tcp://{link.host}:{link.port}")
+    engine = make_dockerd()
+    link = relay(engine)
+    image = BUSYBOX
+    if scheme == "docker+exec":
+        image = engine.create("sleep", "1000")
+        engine.kept.add(image)
+    target = engine.target(image, scheme=scheme, host=f"tcp://{link.host}:{link.port}")
     failed = worked = 0
     transport = transport_to(target)
 
@@ -452,7 +456,7 @@ async def test_a_link_that_is_lost_in_a_start_is_no_more_than_a_start_that_faile
     assert failed
     assert worked
     with anyio.fail_after(60):
-        while not {*dockerd.containers()} <= dockerd.kept:  # what was still in the making
+        while not {*engine.containers()} <= engine.kept:  # what was still in the making
             await start()
     await transport.aclose()
 

@@ -49,7 +49,7 @@ _MAKING: Final = 60.0
 NATIVE: Final = (OSError, BadAnswer, anyio.ClosedResourceError)
 """What a request to an engine that is gone may raise; ``TimeoutError`` and TLS's are among them."""
 
-_MADE: Final = 1.0
+_MADE: Final = 3.0
 """Seconds from the moment that an engine lists a container until it has surely made it. Docker 28
 removes one that it is still making, and then lists it for ever, and removes it no more."""
 
@@ -113,6 +113,7 @@ class Engine:
         self._looking = anyio.Lock()
         self._unremoved: set[str] = set()
         self._unsure: dict[str, float] = {}  # sessions whose container may be made, and until when
+        self._young: dict[str, float] = {}  # containers to be removed, and from when on
 
     @property
     def endpoint(self) -> Endpoint:
@@ -232,7 +233,7 @@ class Engine:
     async def aclose(self) -> None:
         """Close what channels share, and remove what could not be removed before."""
         with anyio.CancelScope(shield=True):
-            await self._remove_the_rest()
+            await self._remove_the_rest(last=True)
         heart, self._heart = self._heart, None
         if heart is not None:
             await heart.aclose()
@@ -323,25 +324,27 @@ class Engine:
         each next start for a while, and at the transport's close.
         """
         self._unsure[session] = anyio.current_time() + _MAKING
-        with suppress(TransportError, *NATIVE), anyio.move_on_after(_REMOVE):
-            await self._remove_labelled(session)
+        await self._look_for(session)
 
-    async def _remove_labelled(self, session: str) -> None:
+    async def _look_for(self, session: str) -> None:
         filters = {"label": [f"{SESSION}={session}"]}
-        answer = await self.call("GET", query("/containers/json", all=1, filters=filters))
-        found = [each["Id"] for each in answer.json] if answer.ok else []
-        if found:
-            await anyio.sleep(_MADE)
-            self._unsure.pop(session, None)
-        for each in found:
-            await self.remove(each)
+        with suppress(TransportError, *NATIVE), anyio.move_on_after(_REMOVE):
+            answer = await self.call("GET", query("/containers/json", all=1, filters=filters))
+            found = [each["Id"] for each in answer.json] if answer.ok else []
+            now = anyio.current_time()
+            self._young.update(dict.fromkeys(found, now + _MADE))
+            if found or now > self._unsure.get(session, now):
+                self._unsure.pop(session, None)  # starts at the same time look, too
 
-    async def _remove_the_rest(self) -> None:
-        for session, until in [*self._unsure.items()]:
-            with suppress(TransportError, *NATIVE), anyio.move_on_after(_REMOVE):
-                await self._remove_labelled(session)
-                if anyio.current_time() > until:
-                    self._unsure.pop(session, None)
+    async def _remove_the_rest(self, *, last: bool = False) -> None:
+        """Remove what could not be removed before; the last time, wait for what is too young."""
+        for session in [*self._unsure]:
+            await self._look_for(session)
+        for each, ripe in [*self._young.items()]:
+            if last:
+                await anyio.sleep(max(0.0, ripe - anyio.current_time()))
+            if ripe <= anyio.current_time() and self._young.pop(each, None) is not None:
+                await self.remove(each)
         for each in [*self._unremoved]:
             await self.remove(each)
 
