@@ -77,9 +77,10 @@ class Track:
         snapshot: Callable[[], tuple[Status, int, frozenset[RequestId]]],
         resumed: SessionHead | None,
     ) -> None:
-        self.id = spec.id
-        self.stored = self.taken = journal.last_seq
-        self.caught_up = True
+        self.id: str = spec.id
+        self.stored: int = journal.last_seq
+        self.taken: int = journal.last_seq
+        self.caught_up: bool = True
         self.gap: str | None = None
         self._recorder = recorder
         self._shown = recorder.store.shown

@@ -26,6 +26,7 @@ from ._errors import (
 from ._events import Event, Kind, Lagged, Line, RequestId, StatusChanged
 from ._evidence import Loss
 from ._journal import Journal
+from ._limits import Limits
 from ._machine import Machine, Phase, Verdict
 from ._recorder import BACKLOG_BYTES, Recorder, Track
 from ._reply import Reply
@@ -86,10 +87,10 @@ class Session:
         recorder: Recorder | None = None,
         resumed: SessionHead | None = None,
     ) -> None:
-        self.id = spec.id
+        self.id: str = spec.id
         self.spec = spec
         self.command = command
-        self.limits = limits = spec.limits
+        self.limits: Limits = spec.limits
         self._transport = transport
         self._dialect = dialect
         self._spawn = spawn
@@ -98,7 +99,7 @@ class Session:
         self._machine = Machine(spec.id, dialect, _now)
         self._bell = bell()
         self._journal = Journal(
-            limits.retained_bytes,
+            self.limits.retained_bytes,
             BACKLOG_BYTES if recorder is not None else 0,
             resumed.last_seq if resumed is not None else 0,
         )
