@@ -70,6 +70,7 @@ class Podman(Dockerd):
                 stdout=log,
                 stderr=log,
                 env=environment,
+                cwd=self.folder,  # a container that ran out of memory leaves a file there
                 start_new_session=True,
             )
         process = self._process

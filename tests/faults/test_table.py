@@ -73,7 +73,7 @@ def test_each_fault_is_told_as_the_table_says(
     told = measured().places[name][fault.what]
     patience = PATIENCE if told.median is not None else UNNOTICED
     place = open_places.place(name)
-    found = sample(fault, place, backend, patience=patience, may_stay=len(told.left))
+    found = sample(fault, place, backend, patience=patience, may_stay=told.may_stay)
     print(found)
     assert told.worse(found) == []
 

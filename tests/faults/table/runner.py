@@ -99,7 +99,7 @@ def sample(
         fault: What goes wrong.
         place: Where.
         backend: The event loop.
-        thorough: Wait for what a silent link leaves behind; else the link is mended first.
+        thorough: Wait for all that a lost link leaves behind; else a silent one is mended first.
         patience: Seconds to wait for something to be said.
         may_stay: How many processes need not be waited for: it is known that they stay.
     """
@@ -110,7 +110,8 @@ def sample(
         if silent and not thorough:
             place.mend()
         began = time.monotonic()
-        within = SILENCE if silent else LEAVE_WITHIN
+        lost = row.cause in (Cause.LINK_LOST, Cause.LINK_SILENT)
+        within = SILENCE if lost and thorough else LEAVE_WITHIN
         while len(left := place.left() or place.ours(children)) > may_stay:
             waited = time.monotonic() - began
             if waited > within:
