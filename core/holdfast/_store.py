@@ -302,7 +302,7 @@ def unpack_event(seq: int, text: bytes, data: bytes | None) -> Event:
         case [str(name), str(kind), id] if name == _SENT:
             return Sent(seq, data or b"", Kind(kind), id)
         case [str(name), status] if name == _STATUS:
-            return StatusChanged(seq, msgspec.convert(status, Status))
+            return StatusChanged(seq, _read(status, Status))
         case ["stderr"]:
             return Stderr(seq, data or b"")
         case [str(name), int(size)] if name == _TOO_LONG:
@@ -329,6 +329,14 @@ def _dump_slowly(value: object) -> bytes:
 def _load(data: bytes, kind: type[_T]) -> _T:
     """What :func:`_dump` wrote; msgspec does not read an escaped lone surrogate."""
     try:
-        return msgspec.convert(json.loads(data), kind)
+        value = json.loads(data)
     except (ValueError, RecursionError) as error:
+        raise ValueError(f"this is not what a store was given: {error}") from error
+    return _read(value, kind)
+
+
+def _read(value: object, kind: type[_T]) -> _T:
+    try:
+        return msgspec.convert(value, kind)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ValueError(f"this is not what a store was given: {error}") from error
