@@ -29,6 +29,7 @@ from holdfast import (
     TransportUnavailable,
     WorkerNotStarted,
 )
+from holdfast_transports.container import _exec
 from holdfast_transports.container._owner import LABEL, this_process
 
 pytestmark = pytest.mark.anyio
@@ -168,6 +169,18 @@ async def test_a_container_gives_little_by_default(dockerd: Dockerd) -> None:
     ]
 
 
+@pytest.mark.parametrize("options", [{}, {"user": "1000"}, {"read_only": "yes"}])
+async def test_a_container_knows_itself_without_a_network(
+    dockerd: Dockerd, options: dict[str, str]
+) -> None:
+    """``localhost`` has its address, whoever the worker is; and there is only that."""
+    said = await output(
+        transport_to(dockerd.target(**options)), "cat /etc/hosts; ls /sys/class/net"
+    )
+    assert ["127.0.0.1", "localhost"] in [each.split() for each in said.splitlines()]
+    assert said.endswith("\nlo\n")
+
+
 async def test_what_is_switched_off_by_name(dockerd: Dockerd) -> None:
     """Capabilities, privileges and users are the target's to choose."""
     transport = transport_to(
@@ -241,21 +254,32 @@ async def workers_gone(dockerd: Dockerd, container: str) -> None:
     """Wait until none of our shells runs in a container that is there."""
 
     def left() -> bool:
-        listed = dockerd.api("GET", f"/containers/{container}/top")[1]["Processes"]
-        return any("holdfast" in each[-1] or "trap ''" in each[-1] for each in listed)
+        shells = [argv for _, argv in running(dockerd, container)]
+        return any("holdfast" in each or "trap ''" in each for each in shells)
 
-    await anyio.to_thread.run_sync(until, lambda: not left(), "no worker is left", 20.0)
+    await soon(lambda: not left(), "no worker is left")
+
+
+def running(dockerd: Dockerd, container: str) -> list[tuple[int, str]]:
+    """The processes in a container, each with its whole command line."""
+    listed = dockerd.api("GET", f"/containers/{container}/top?ps_args=-eo%20pid,args")[1]
+    return [(int(pid), argv) for pid, argv in listed["Processes"]]
+
+
+async def soon(done: Callable[[], bool], what: str) -> None:
+    """Wait for what nobody tells."""
+    await anyio.to_thread.run_sync(until, done, what, 20.0)
 
 
 MANAGER = """
 import sys
 import anyio
 import holdfast
-from holdfast_transports import _guard
+from holdfast_transports import _shell
 
 if len(sys.argv) > 3:
-    assert b"sleep 60 " in _guard.GUARD
-    _guard.GUARD = _guard.GUARD.replace(b"sleep 60 ", sys.argv[3].encode())
+    assert b"sleep 60 " in _shell.GUARD
+    _shell.GUARD = _shell.GUARD.replace(b"sleep 60 ", sys.argv[3].encode())
 
 async def main():
     async with holdfast.Registry().transport(sys.argv[1]).open(
@@ -338,10 +362,11 @@ async def test_the_next_start_reaps_if_it_is_told_to(dockerd: Dockerd) -> None:
 async def test_a_guard_ends_the_workers_of_a_killed_program(
     dockerd: Dockerd, container: str
 ) -> None:
-    """docker+exec: a worker that ignores all that can be ignored ends soon after its program."""
-    process = await anyio.to_thread.run_sync(manager, dockerd.target(container, "docker+exec"))
-    killed(process)
-    await workers_gone(dockerd, container)
+    """docker+exec: a stubborn worker ends soon after its program, whose guard only starts."""
+    for _ in range(3):
+        process = await anyio.to_thread.run_sync(manager, dockerd.target(container, "docker+exec"))
+        killed(process)
+        await workers_gone(dockerd, container)
 
 
 def test_a_guard_ends_the_workers_of_an_engine_that_was_killed(
@@ -365,14 +390,55 @@ def test_a_guard_ends_the_workers_of_an_engine_that_was_killed(
     engine.remove(made)
 
 
+async def test_a_guard_that_is_only_starting(dockerd: Dockerd, container: str) -> None:
+    """docker+exec: the first worker is signalled at once, and again, while its guard comes up."""
+    script = "trap 'echo heard' INT; echo up; while :; do sleep 0.02; done"
+    for _ in range(5):
+        transport = transport_to(dockerd.target(container, "docker+exec"))
+        async with transport.open(Command(("sh", "-c", script))) as channel:
+            with anyio.fail_after(30):
+                assert await line(channel) == b"up"
+                for _ in range(3):
+                    await channel.signal(Signal.INT)
+                    assert await line(channel) == b"heard"
+                await channel.signal(Signal.KILL)
+                assert await channel.wait() == Exit(signal="SIGKILL")
+        await transport.aclose()
+    await workers_gone(dockerd, container)
+
+
+async def test_a_guard_that_cannot_start(
+    dockerd: Dockerd, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docker+exec: that is said; the worker is signalled all the same, and the next is guarded."""
+    made = dockerd.create("sleep", "1000")
+    monkeypatch.setattr(_exec, "_GUARD", "exit 3")
+    transport = transport_to(dockerd.target(made, "docker+exec"))
+    async with transport.open(Command(("sh", "-c", STUBBORN))) as channel:
+        await line(channel)
+        await soon(lambda: "no guard could be started" in caplog.text, "a warning")
+        with anyio.fail_after(30):
+            await channel.signal(Signal.KILL)
+            assert await channel.wait() == Exit(signal="SIGKILL")
+    monkeypatch.undo()
+    async with transport.open(Command(("sh", "-c", STUBBORN))) as channel:
+        await line(channel)
+        await soon(
+            lambda: any("holdfast-guard" in argv for _, argv in running(dockerd, made)), "a guard"
+        )
+    await transport.aclose()
+    await workers_gone(dockerd, made)
+    dockerd.remove(made)
+
+
 async def test_signals_without_a_guard(dockerd: Dockerd, container: str) -> None:
     """Where somebody killed the guard, signals and the close still reach the worker."""
     transport = transport_to(dockerd.target(container, "docker+exec"))
     async with transport.open(Command(("sh", "-c", STUBBORN))) as channel:
         await line(channel)
-        listed = dockerd.api("GET", f"/containers/{container}/top")[1]
-        at = listed["Titles"].index("PID")
-        guards = [int(each[at]) for each in listed["Processes"] if "holdfast-ready" in each[-1]]
+        await channel.signal(Signal.INT)  # the guard is up
+        guards = [pid for pid, argv in running(dockerd, container) if "holdfast-guard" in argv]
+        assert guards
         for each in guards:
             os.kill(each, signal.SIGKILL)
         await channel.signal(Signal.KILL)

@@ -9,19 +9,17 @@ import anyio
 
 from holdfast import Operation, Signal, TransportBroken, Unsupported
 
-from ._shell import GUARD, KILLED, STARTED
+from ._shell import KILLED, STARTED
 
 
 class Shell(Protocol):
-    """A bootstrap of ours that runs where the workers run, to be turned into a guard.
+    """A shell of ours that runs where the workers run.
 
     Attributes:
         where: The place, as errors name it.
-        is_guard: Whether a guard runs there that wants to hear from us.
     """
 
     where: str
-    is_guard: bool
 
     @property
     @abstractmethod
@@ -29,8 +27,8 @@ class Shell(Protocol):
         """Whether what runs there is over, or out of reach."""
 
     @abstractmethod
-    async def bootstrapped(self) -> int:
-        """Wait for the bootstrap to say where it runs; gives its process group."""
+    async def become_guard(self) -> None:
+        """Have it run the guard's script, unless it does from the start."""
 
     @abstractmethod
     async def send(self, data: bytes) -> None:
@@ -52,18 +50,20 @@ class Guard:
         self._rest = b""
 
     async def ready(self) -> None:
-        """Have the bootstrap turned into the guard; the first who comes does it.
+        """Wait until it runs; the first who comes sees to it.
 
         Raises:
             TransportUnavailable: The login shell does not run commands as it should.
             TransportBroken: The connection was lost meanwhile.
         """
         async with self._one_asks:
-            if not self._ready:
-                await self.channel.bootstrapped()
-                await self.channel.send(GUARD)
-                await self._read(STARTED)
-                self._ready = self.channel.is_guard = True
+            await self._begin()
+
+    async def _begin(self) -> None:
+        if not self._ready:
+            await self.channel.become_guard()
+            await self._read(STARTED)
+            self._ready = True
 
     async def watch(self, group: int) -> None:
         """End this process group when the connection is lost."""
@@ -81,6 +81,7 @@ class Guard:
             TransportBroken: The connection is gone, or the guard is.
         """
         async with self._one_asks:
+            await self._begin()
             self._asked += 1
             number = self._asked
             await self.channel.send(b"%s %d %d\n" % (signal.name.encode(), group, number))

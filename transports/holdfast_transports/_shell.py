@@ -152,16 +152,16 @@ _GRACES: Final = "1 2 3"
 
 GUARD: Final = (
     # Its output may go nowhere once the link is lost, which must not end it.
-    'LC_ALL=C; export LC_ALL; trap "" PIPE INT; hf_g=; hf_k=; '
+    'LC_ALL=C; export LC_ALL; trap "" PIPE INT; hf_g=$*; hf_k=; '
     'hf_end() { trap "" TERM HUP; kill $hf_k; '
     "for hf_p in $hf_g; do kill -TERM -$hf_p; done; "
     f"for hf_i in {_GRACES}; do hf_o=; for hf_p in $hf_g; do kill -0 -$hf_p && hf_o=1; done; "
     '[ "$hf_o" ] || exit 0; sleep 1; done; '
     "for hf_p in $hf_g; do kill -KILL -$hf_p; done; exit 0; }; "
     # The watch: nothing heard for a minute, and it ends us, and we the workers.
-    '(hf_s=; trap "kill -9 \\$hf_s; exit 0" TERM; trap "kill -9 \\$hf_s" USR1; while :; do '
-    f"sleep {_SILENT} & hf_s=$!; "
-    "if wait $hf_s; then kill -TERM $$; exit; fi; done) <&- >&- 3>&- & hf_k=$!; "
+    '(trap "kill -9 \\$!; exit 0" TERM; trap "kill -9 \\$!" USR1; while :; do '
+    f"sleep {_SILENT} & "
+    "if wait $!; then kill -TERM $$; exit; fi; done) <&- >&- 3>&- & hf_k=$!; "
     "trap hf_end TERM HUP; exec 3>&-; echo holdfast-started; "
     "while read -r hf_c hf_p hf_i; do case $hf_c in "
     '+) hf_g="$hf_g $hf_p";; '
@@ -172,9 +172,10 @@ GUARD: Final = (
 ).encode()
 """The line that turns the bootstrap into the guard of one connection's workers.
 
-Line by line it reads ``+ GROUP`` and ``- GROUP`` (guard this process group; no longer), ``.``
-(we are there), and ``SIGNAL GROUP NUMBER``, which it answers. At the end of its stdin, which is
-that of the connection, or after a minute without a ``.``, it ends all groups: politely, then not.
+It guards the process groups that are its arguments (a bootstrap has none), and those that it is
+told of. Line by line it reads ``+ GROUP`` and ``- GROUP`` (guard this process group; no longer),
+``.`` (we are there), and ``SIGNAL GROUP NUMBER``, which it answers. At the end of its stdin, which
+is that of the connection, or after a minute without a ``.``, it ends them: politely, then not.
 """
 
 PING: Final = b".\n"

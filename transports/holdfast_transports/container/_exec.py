@@ -2,7 +2,9 @@
 
 An engine cannot end what it has started in a container so, and it lives on when its client is gone.
 So the worker's process group is asked for at its start, and a guard runs beside the workers, which
-signals these groups when we say so, and ends them when its connection to us does.
+signals these groups when we say so, and ends them when its connection to us does. The first worker
+does not wait for it: the engine has the order to start the guard before the worker may begin, and
+carries it out whatever becomes of us.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from holdfast import (
 )
 
 from .._guard import Guard
-from .._shell import BOOTSTRAP, PING, READY, start_line
+from .._shell import BOOTSTRAP, GUARD, PING, start_line
 from ._channel import EngineChannel, told_exit
 from ._created import placed
 from ._engine import NATIVE, Engine, Refused
@@ -44,6 +46,9 @@ _REAP: Final = 3.0
 
 _ENDS: Final = ("exec_die", "exec_died", "die", "died", "destroy", "remove")
 """Docker's and Podman's words for the end of a process, or of the container."""
+
+_GUARD: Final = f": holdfast-guard; exec 2>/dev/null; {GUARD.decode()}"
+"""What a guard runs; who lists processes sees first what it is."""
 
 _TOLD: Final = 2.0
 """Seconds for the engine to tell an exit of which it knows already."""
@@ -81,25 +86,11 @@ class ExecChannel(EngineChannel):
         settings = engine.settings
         line = start_line(placed(command, settings))
         container = await _running(engine)
-        guard: Guard | None = None
         channel: Self | None = None
-
-        async def guarded() -> None:
-            nonlocal guard
-            guard = await guards.of(container, heart)
-
         try:
-            try:
-                async with anyio.create_task_group() as tasks:  # two starts in the time of one
-                    tasks.start_soon(guarded)
-                    channel = await cls._bootstrap(engine, heart, container)
-                    group = await channel._until_ready()
-            except ExceptionGroup as several:
-                raise several.exceptions[0] from None
-            assert guard is not None
-            assert channel is not None
-            await guard.watch(group)
-            channel._guard, channel._group = guard, group
+            channel = await cls._bootstrap(engine, heart, container)
+            channel._group = await channel._until_ready()
+            channel._guard = await guards.over(channel._group, container, heart)
             await channel.send(line)
             await channel._until_started(command, settings.name)
         except BaseException as error:
@@ -115,13 +106,32 @@ class ExecChannel(EngineChannel):
     async def _bootstrap(cls, engine: Engine, heart: Heart, container: str) -> Self:
         events = await _ends(engine, container)
         try:
-            id, wire, first = await execute(engine, container)
+            id, wire, first = await execute(engine, container, BOOTSTRAP, "holdfast")
         except BaseException:
             await events.aclose()
             raise
         return cls(engine, heart, wire, first, container, id, events)
 
     # -- how it ends -------------------------------------------------------------------------
+
+    async def watch(self) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._until_guarded)
+            await super().watch()
+            tasks.cancel_scope.cancel()
+
+    async def _until_guarded(self) -> None:
+        assert self._guard is not None
+        try:
+            await self._guard.ready()
+        except TransportBroken as broken:
+            if self._heart.loss is None and not self._closed:
+                _log.warning(
+                    "no guard could be started in %s (%s): if the engine is lost, the worker there "
+                    "lives on",
+                    self._engine.settings.name,
+                    broken.detail,
+                )
 
     async def _watch(self) -> None:
         rest = b""
@@ -253,10 +263,13 @@ async def _ends(engine: Engine, container: str) -> HttpConnection:
     return await engine.begin("GET", query("/events", filters=filters))
 
 
-async def execute(engine: Engine, container: str) -> tuple[str, Wire, bytes]:
-    """Run our bootstrap in the container; gives its id and its streams, in frames."""
+async def execute(engine: Engine, container: str, *script: str) -> tuple[str, Wire, bytes]:
+    """Run a script, with its name and arguments; gives its id and its streams, in frames.
+
+    When this returns the engine starts it, even if our connection is lost.
+    """
     body: dict[str, Any] = {
-        "Cmd": ["sh", "-c", BOOTSTRAP, "holdfast"],
+        "Cmd": ["sh", "-c", *script],
         "AttachStdin": True,
         "AttachStdout": True,
         "AttachStderr": True,
@@ -290,36 +303,35 @@ class Guards:
         self._guards: dict[str, tuple[Heart, Guard, _GuardShell]] = {}
         self._one_starts = anyio.Lock()
 
-    async def of(self, container: str, heart: Heart) -> Guard:
-        """The guard in a container; a new one where there is none, or the engine is a new one."""
+    async def over(self, group: int, container: str, heart: Heart) -> Guard:
+        """Have a process group of a container guarded.
+
+        Its guard is a new one where there is none, or the engine is a new one; it may not run yet.
+        """
         async with self._one_starts:
             if (found := self._guards.get(container)) is not None:
-                if found[0] is heart and not found[2].finished:
-                    return found[1]
-                del self._guards[container]
-                await found[2].aclose()
-            _, wire, first = await execute(self._engine, container)
+                _, guard, shell = found
+                if found[0] is heart and not shell.finished:
+                    with suppress(TransportBroken):  # a new one, then
+                        await guard.watch(group)
+                        return guard
+                await self._end(container)
+            _, wire, first = await execute(self._engine, container, _GUARD, "holdfast", str(group))
             shell = _GuardShell(wire, first, self._engine.settings.name)
             guard = Guard(shell)
-            try:
-                await guard.ready()
-            except BaseException as error:
-                await shell.aclose()
-                if isinstance(error, TransportBroken):
-                    raise TransportUnavailable(
-                        f"no guard could be started in {shell.where!r}: {error.detail}"
-                    ) from error
-                raise
             heart.on_beat.append(shell.ping)
             self._guards[container] = heart, guard, shell
             return guard
 
     async def aclose(self) -> None:
         """Let all guards end what they guard."""
-        while self._guards:
-            _, (heart, _, shell) = self._guards.popitem()
-            heart.on_beat.remove(shell.ping)
-            await shell.aclose()
+        for container in [*self._guards]:
+            await self._end(container)
+
+    async def _end(self, container: str) -> None:
+        heart, _, shell = self._guards.pop(container)
+        heart.on_beat.remove(shell.ping)
+        await shell.aclose()
 
 
 class _GuardShell:
@@ -327,7 +339,6 @@ class _GuardShell:
 
     def __init__(self, wire: Wire, first: bytes, where: str) -> None:
         self.where = where
-        self.is_guard = False
         self._wire = wire
         self._frames = Demultiplexer()
         self._rest = first
@@ -338,15 +349,8 @@ class _GuardShell:
     def finished(self) -> bool:
         return self._over
 
-    async def bootstrapped(self) -> int:
-        heard = b""
-        while not (ready := READY.search(heard)):
-            data = await self.receive()
-            heard += data
-            if not data:
-                raise no_shell(self.where, NotFramed(self._out + heard))
-        self._out = heard[ready.end() :]
-        return int(ready[2])
+    async def become_guard(self) -> None:
+        """Nothing: it is one from the start."""
 
     async def send(self, data: bytes) -> None:
         try:
@@ -363,10 +367,7 @@ class _GuardShell:
                 for stream, piece in self._frames.feed(data):
                     if stream == STDOUT:
                         self._out += piece
-            except NotFramed as error:
-                self._over = True
-                raise no_shell(self.where, error) from error
-            except NATIVE as error:
+            except (*NATIVE, NotFramed) as error:
                 self._over = True
                 raise TransportBroken(Operation.SIGNAL, error) from error
             self._over = not data
@@ -375,7 +376,7 @@ class _GuardShell:
 
     def ping(self) -> None:
         """Tell it that we are there."""
-        if self.is_guard and not self._over:
+        if not self._over:
             with suppress(*NATIVE):  # who asks it for something will find out
                 self._wire.write_nowait(PING)
 

@@ -26,7 +26,7 @@ from holdfast import (
 )
 
 from .._guard import Guard
-from .._shell import FAILED, READY, STARTED, not_started, start_line
+from .._shell import FAILED, GUARD, READY, STARTED, not_started, start_line
 
 _REAP: Final = 3.0
 """Seconds for the guard to kill a group, and the same again for the exit to be told."""
@@ -105,6 +105,11 @@ class RemoteChannel(Channel):
                 )
             heard += data
         self.unread(heard.partition(STARTED)[2])
+
+    async def become_guard(self) -> None:
+        await self.bootstrapped()
+        await self.send(GUARD)
+        self.is_guard = True
 
     async def bootstrapped(self) -> int:
         """Wait for the bootstrap to say where it runs; gives its process group."""
