@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from holdfast._cli import doctor, main
+from holdfast._cli import cli, doctor, main
 from holdfast._cli._checks import CHECKS, Finding, State
+from holdfast._registry import Registry
 
 ESCAPE = "\x1b["
 
@@ -104,6 +105,67 @@ def test_an_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str])
     """A command line that cannot be understood has exit code 64."""
     assert run(capsys, "runn")[0] == 64
     assert run(capsys, "transports", "--jsn")[0] == 64
+
+
+def test_an_unknown_command_says_what_to_do_next(
+    capsys: pytest.CaptureFixture[str],
+    broken_plugin: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The nearest name, or what brings it; a broken plugin may have brought it, and is named."""
+    _, _, err = run(capsys, "rnu")
+    assert "no such command: 'rnu' (did you mean 'run'?); see: holdfast --help\n" in err
+    assert f"plugin 'wrong' of {broken_plugin} cannot be loaded" in err
+    monkeypatch.setattr(Registry, "load_all", lambda self: [])  # without the gateway
+    monkeypatch.setattr(cli, "commands", {})
+    _, _, err = run(capsys, "serve")
+    assert "'serve' comes with the gateway; install it: pip install 'holdfast[gateway]'\n" in err
+
+
+@pytest.mark.parametrize("command", ["transports", "doctor", "demo", "--help"])
+def test_output_that_cannot_be_written_is_told(command: str) -> None:
+    """On a full disk: one line on stderr, and 74. No traceback, no code of the command's own."""
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "holdfast", command],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    text = "holdfast: the output cannot be written: [Errno 28] No space left on device\n"
+    assert (done.returncode, done.stderr) == (74, text)
+
+
+@pytest.mark.parametrize("command", ["transports", "doctor", "demo"])
+def test_a_reader_that_has_left_is_no_failure(command: str) -> None:
+    """The code is that of SIGPIPE: 1 would say that no worker runs, or that a claim was not so."""
+    theirs, ours = os.pipe()
+    os.close(theirs)
+    with open(ours, "wb") as pipe:
+        done = subprocess.run(
+            [sys.executable, "-m", "holdfast", command],
+            stdout=pipe,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (128 + 13, "")
+
+
+@pytest.mark.parametrize("command", ["transports", "doctor", "demo"])
+def test_a_stdout_that_is_closed_at_the_start(command: str) -> None:
+    """There is nobody to print for; the work is done all the same."""
+    done = subprocess.run(
+        ["sh", "-c", f"exec {sys.executable} -m holdfast {command} >&-"],
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("arguments", [[], ["transports"], ["doctor", "--json"], ["demo"]])
@@ -210,6 +272,7 @@ def test_doctor_runs_a_worker(capsys: pytest.CaptureFixture[str]) -> None:
     assert "back in" in checks["local worker"]["found"]
     assert "exited with code 0" in checks["local worker"]["found"]
     assert checks["plugin local"]["state"] == "ok"
+    assert {"plugin docker+exec", "plugin podman"} <= checks.keys()  # of one module, each by name
 
 
 def test_doctor_tells_what_to_do_about_what_is_missing(

@@ -10,7 +10,7 @@ import click
 
 def on_terminal() -> bool:
     """Whether a person looks: only then is rich imported."""
-    return sys.stdout.isatty()
+    return sys.stdout is not None and sys.stdout.isatty()  # None: it was closed before the start
 
 
 def print_json(value: object) -> None:
