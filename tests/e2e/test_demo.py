@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -82,6 +83,24 @@ def test_the_demo_is_coloured_on_a_terminal() -> None:
     assert "\x1b[1;32m  ok " in shown
     plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
     assert "worker   I say one word at a time until I stop or am stopped. \n" in plain
+
+
+@pytest.mark.parametrize(
+    ("text", "times"), [("1. A bare pipe", 1), ("has started", 1), ("kill -9", 2)]
+)
+def test_an_interrupted_demo_ends_in_peace(text: str, times: int) -> None:
+    """A terminal's Ctrl-C reaches all of its processes: no traceback, whatever it is at."""
+    with subprocess.Popen(
+        DEMO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        output = b""
+        while output.count(text.encode()) < times:
+            line = process.stdout.readline()
+            assert line, output
+            output += line
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.stderr.read() == b"\n"
+    assert process.returncode == 130
 
 
 @pytest.mark.parametrize(

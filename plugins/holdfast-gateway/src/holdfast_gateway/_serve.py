@@ -95,9 +95,9 @@ def command(
     max_sessions: int,
     max_clients: int,
 ) -> int:
-    """Serve sessions to browsers and programs: a page, REST and WebSockets.
+    """Serve sessions to browsers and programs.
 
-    Whoever has the token may start any command that --allow-target and --allow-command allow, as
+    There is a page, REST and WebSockets. Whoever has the token may start any command that --allow-target and --allow-command allow, as
     the user who runs this. SIGINT and SIGTERM stop it, and every worker with it.
     """
     # Workers inherit the environment, and the token is not for them.
