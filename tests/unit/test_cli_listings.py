@@ -28,10 +28,10 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object, st
     return exit.value.code, *capsys.readouterr()
 
 
-def on_terminal(*arguments: str) -> str:
+def on_terminal(*arguments: str, columns: int = 100, term: str = "xterm-256color") -> str:
     """What the command prints when a person looks."""
     ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"}
+    environment = {**os.environ, "TERM": term, "COLUMNS": str(columns)}
     environment.pop("NO_COLOR", None)
     with subprocess.Popen(
         [sys.executable, "-m", "holdfast", *arguments], stdout=theirs, env=environment
@@ -120,6 +120,22 @@ def test_an_unknown_command_says_what_to_do_next(
     monkeypatch.setattr(cli, "commands", {})
     _, _, err = run(capsys, "serve")
     assert "'serve' comes with the gateway; install it: pip install 'holdfast[gateway]'\n" in err
+
+
+@pytest.mark.parametrize("command", ["transports", "doctor"])
+def test_a_narrow_terminal_gets_lines(command: str) -> None:
+    """No room for a table: what a pipe gets, in which no word is cut."""
+    shown = on_terminal(command, columns=40)
+    assert ESCAPE not in shown
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown
+    assert "docker+exec" in shown
+
+
+@pytest.mark.parametrize("command", ["transports", "doctor"])
+def test_a_terminal_that_says_little_is_printed_to(command: str) -> None:
+    """``COLUMNS=0`` is no width, and a dumb terminal gets no colours."""
+    assert "docker+exec" in plain(on_terminal(command, columns=0))
+    assert ESCAPE not in on_terminal(command, term="dumb")
 
 
 @pytest.mark.parametrize("command", ["transports", "doctor", "demo", "--help"])

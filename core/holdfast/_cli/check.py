@@ -153,7 +153,7 @@ def _transport(target: str) -> Transport:
     try:
         return registry.transport(target)
     except UnknownTransport as error:
-        raise unknown(registry, error.scheme) from error
+        raise click.UsageError(str(unknown(registry, error.scheme))) from error
     except PluginError as error:
         raise Unavailable(str(error)) from error
     except (HoldfastError, ValueError, TypeError) as error:

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from holdfast._dialect import BUILT_IN
-from holdfast._errors import HoldfastError, PluginError, TransportError, UnknownTransport
+from holdfast._errors import HoldfastError, PluginError, UnknownTransport
 from holdfast._limits import Limits
 from holdfast._proxy import NOT_STARTED, Proxy, fill_standard_descriptors
 from holdfast._registry import Registry
@@ -157,7 +157,7 @@ def command(
     except UnknownTransport as error:
         from ._targets import unknown
 
-        raise unknown(registry, error.scheme) from error
+        raise click.UsageError(str(unknown(registry, error.scheme))) from error
     except PluginError as error:
         click.echo(f"holdfast: {error}", err=True)
         return NOT_STARTED
@@ -202,7 +202,7 @@ def _silent(status: Status, say: _Say) -> None:
 
 
 def _words(failure: Exception) -> str:
-    known = isinstance(failure, TransportError)
+    known = isinstance(failure, HoldfastError)
     return str(failure) if known else f"{type(failure).__name__}: {failure}"
 
 

@@ -133,8 +133,7 @@ def logs(
     """Print what a session's worker wrote.
 
     Its stdout goes to stdout, its stderr and the states to stderr. SESSION is an id, the beginning
-    of one, or a name. Answers to the requests of other clients are
-    theirs alone, and are not shown.
+    of one, or a name. Answers to the requests of other clients are theirs alone, and are not shown.
     """
     from ._remote import find, remotes
 
@@ -198,9 +197,9 @@ def attach(
 ) -> int:
     """Speak with a session's worker.
 
-    Our stdin goes to it, and what it says to our stdout. SESSION is an id, the beginning of one, or a name. The session goes on when we leave: at Ctrl-C,
-    or at the end of stdin once each request that was sent is answered. Other clients may be
-    attached, too; their answers are theirs alone.
+    Our stdin goes to it, and what it says to our stdout. SESSION is an id, the beginning of one, or
+    a name. The session goes on when we leave: at Ctrl-C, or at the end of stdin once each request
+    that was sent is answered. Other clients may be attached, too; their answers are theirs alone.
     """
     import anyio
 

@@ -97,8 +97,9 @@ def command(
 ) -> int:
     """Serve sessions to browsers and programs.
 
-    There is a page, REST and WebSockets. Whoever has the token may start any command that --allow-target and --allow-command allow, as
-    the user who runs this. SIGINT and SIGTERM stop it, and every worker with it.
+    There is a page, REST and WebSockets. Whoever has the token may start any command that
+    --allow-target and --allow-command allow, as the user who runs this. SIGINT and SIGTERM stop it,
+    and every worker with it.
     """
     # Workers inherit the environment, and the token is not for them.
     os.environ.pop("HOLDFAST_TOKEN", None)
