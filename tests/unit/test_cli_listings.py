@@ -119,7 +119,7 @@ def test_an_unknown_command_says_what_to_do_next(
     monkeypatch.setattr(Registry, "load_all", lambda self: [])  # without the gateway
     monkeypatch.setattr(cli, "commands", {})
     _, _, err = run(capsys, "serve")
-    assert "'serve' comes with the gateway; install it: pip install 'holdfast[gateway]'\n" in err
+    assert "'serve' comes with holdfast-gateway, which is not installed: pip install it\n" in err
 
 
 @pytest.mark.parametrize("command", ["transports", "doctor"])

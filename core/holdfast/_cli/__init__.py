@@ -73,7 +73,7 @@ class _Lazy(click.Group):
 
         broken = self._load_plugins()
         if name in _OF_THE_GATEWAY and not broken:
-            return f"{name!r} comes with the gateway; install it: pip install 'holdfast[gateway]'"
+            return f"{name!r} comes with holdfast-gateway, which is not installed: pip install it"
         hint = nearest(name, [*_COMMANDS, *self.commands])
         text = f"no such command: {name!r}{hint}; see: holdfast --help"
         return "\n".join([text, *map(str, broken)])
