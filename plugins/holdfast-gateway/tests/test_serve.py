@@ -343,6 +343,29 @@ async def test_a_restart_of_the_gateway(tmp_path):
         assert gateway.stop()[0] == 0
 
 
+@pytest.mark.parametrize(
+    "options",
+    [("--keep-session-mib", "1"), ("--keep-mib", "1"), ("--keep-days", "0.00001")],
+    ids=" ".join,
+)
+async def test_what_is_kept_is_bounded(tmp_path, options):
+    """The oldest events go when there is more than was asked for, or when they are older."""
+    command = ["sh", "-c", "yes | head -c 3000000 | tr '\\n' y | fold -w 999; exec cat"]
+    limits = {"retained_bytes": 65536}  # so that what can be read is what the log has
+    with program(tmp_path, "--port", "0", *options) as gateway:
+        session = await gateway.create(command, dialect="lines", limits=limits)
+        address = f"/api/sessions/{session['id']}"
+        async with gateway.http() as http, asyncio.timeout(DEADLINE):
+            last = first = 1
+            while last < 3000 or first == 1:  # each message is a write, and each write tidies
+                await http.post(f"{address}/messages", content=b"more")
+                told = (await http.get(address)).json()
+                first, last = told["first_seq"], told["last_seq"]
+            events = (await http.get(f"{address}/events", params={"after": first - 1})).json()
+        assert events["events"][0]["seq"] >= first > 1  # more may have gone meanwhile
+        assert gateway.stop() == (0, "")
+
+
 async def test_a_worker_has_its_variables_and_no_token(tmp_path):
     """What a session sets reaches its worker; the gateway's token does not."""
     with program(tmp_path) as gateway:
