@@ -196,6 +196,7 @@ def test_a_data_directory_that_is_taken(tmp_path):
         code, text = refused(tmp_path, "--port", "0")
         assert code == 69
         assert str(gateway.pid) in text
+        assert text.startswith("holdfast: --data: ")
         assert "Traceback" not in text
 
 

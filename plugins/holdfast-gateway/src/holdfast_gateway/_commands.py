@@ -207,6 +207,8 @@ def attach(
 
     with remotes(url, token) as gateways:
         remote, found = find(gateways, session)
+        if found["state"] == "error" and after is None:  # else the replay tells it
+            click.echo(f"holdfast: error {printable(_said(found))}", err=True)
         since = found["last_seq"] if after is None else after
         return anyio.run(_attach, remote, found["id"], since, client)
 

@@ -156,6 +156,6 @@ def serve(
         try:
             asyncio.run(run())
         except StoreError as error:
-            click.echo(f"holdfast: {error}", err=True)
+            click.echo(f"holdfast: --data: {error}", err=True)
             return UNAVAILABLE
     return 0

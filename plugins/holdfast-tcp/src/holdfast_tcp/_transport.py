@@ -40,6 +40,9 @@ DEADLINE: Final = 15.0
 _LOOK: Final = 0.5
 """Seconds between two looks at what is not acknowledged; one is a system call."""
 
+_LONGEST: Final = 32767
+"""Seconds that Linux takes for a probe's time at most (``MAX_TCP_KEEPIDLE``)."""
+
 _UNANSWERED: Final = 2
 """Probes or repetitions without an answer that count: one may be on its way at this moment."""
 
@@ -80,12 +83,13 @@ class TcpTransport(Transport):
     @asynccontextmanager
     async def open(self, command: Command) -> AsyncIterator[Channel]:
         """Connect to the worker, and watch the link until the channel is closed."""
-        channel = _TcpChannel(await self._connect())
+        sock = await self._connect()
+        channel = _TcpChannel(sock)
         failure: Exception | None = None
         async with anyio.create_task_group() as tasks:
             try:
                 if Capability.DETECTS_SILENT_LINK in self.capabilities:
-                    channel.ask_for_life(self._heartbeat, self._deadline)
+                    _probe_when_idle(sock, self._heartbeat, self._deadline)
                     tasks.start_soon(channel.watch, self._heartbeat + self._deadline)
                 yield channel
             except Exception as error:  # noqa: BLE001 - raised below, outside of the task group
@@ -141,6 +145,15 @@ async def _connect(host: str, port: int) -> socket.socket:
     raise failure
 
 
+def _probe_when_idle(sock: socket.socket, heartbeat: float, deadline: float) -> None:
+    """Let the system probe a connection on which nothing passes; Linux takes whole seconds."""
+    times = {"TCP_KEEPIDLE": heartbeat, "TCP_KEEPINTVL": min(heartbeat, deadline / 3)}
+    for name, seconds in times.items():
+        value = min(max(1, round(seconds)), _LONGEST)
+        sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
 def _silence(sock: socket.socket) -> float:
     """Seconds since the last acknowledgement, where several are due; else 0.
 
@@ -180,14 +193,6 @@ class _TcpChannel(Channel):
         self._broken = self._broken or TransportBroken(operation, error, **means)
         self._over.set()
         return self._broken
-
-    def ask_for_life(self, heartbeat: float, deadline: float) -> None:
-        """Let the system probe a connection on which nothing passes; it takes whole seconds."""
-        options = {"TCP_KEEPIDLE": heartbeat, "TCP_KEEPINTVL": min(heartbeat, deadline / 3)}
-        for name, seconds in options.items():
-            value = max(1, round(seconds))
-            self._socket.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
     async def watch(self, limit: float) -> None:
         """Give the link up when ``limit`` seconds brought no acknowledgement that was due.
