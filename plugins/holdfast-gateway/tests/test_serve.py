@@ -306,6 +306,20 @@ async def test_a_stop_is_bounded(tmp_path, how):
         assert not any(alive(pid) for pid in pids)
 
 
+async def test_nohup_is_respected(tmp_path):
+    """A SIGHUP that was ignored at the start stays so: the gateway outlives its terminal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with program(tmp_path) as gateway:
+            os.kill(gateway.pid, signal.SIGHUP)
+            async with gateway.http() as http:
+                for _ in range(10):  # it would have stopped before these are answered
+                    assert (await http.get("/healthz")).status_code == 200
+            assert gateway.stop() == (0, "")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 async def test_a_restart_of_the_gateway(tmp_path):
     """Sessions, their events and seqs outlive a gateway that was killed; they say so, and go on."""
     with program(tmp_path) as gateway:

@@ -150,7 +150,9 @@ def serve(
         async def run() -> None:
             loop = asyncio.get_running_loop()
             for each in _SIGNALS:
-                loop.add_signal_handler(each, server.stop)
+                # `nohup holdfast serve` goes on when its terminal is gone.
+                if each is not signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN:
+                    loop.add_signal_handler(each, server.stop)
             await server.run_on(sock)
 
         try:
