@@ -90,6 +90,22 @@ async def test_it_prints_a_url_that_works(tmp_path):
     assert (process.returncode, stdout, stderr) == (0, "", "")
 
 
+def test_a_url_that_cannot_be_printed(tmp_path):
+    """Neither a full disk nor a reader that has left ends the gateway; it says so, once."""
+    env = environment(tmp_path, HOLDFAST_TOKEN=TOKEN)
+    with (
+        open("/dev/full", "wb") as full,
+        subprocess.Popen(
+            arguments(tmp_path, "--port", "0"), stdout=full, stderr=subprocess.PIPE, env=env
+        ) as process,
+    ):
+        said = process.stderr.readline().decode()
+        process.terminate()
+        rest = process.stderr.read()
+    assert "stdout cannot be written ([Errno 28] No space left on device); this serves h" in said
+    assert (process.returncode, rest) == (0, b"")
+
+
 def test_a_given_token_is_not_printed(tmp_path):
     """Who gave it knows it."""
     with program(tmp_path) as gateway:

@@ -139,7 +139,12 @@ def serve(
             except UnsafeDirectory as error:
                 _log.warning("holdfast's other commands will not find this gateway: %s", error)
             with_token = f"{url}?token={settings.token}"
-            click.echo(f"holdfast serves {with_token if prints_token else url}")
+            try:
+                click.echo(f"holdfast serves {with_token if prints_token else url}")
+            except OSError as error:
+                _log.warning(
+                    "stdout cannot be written (%s); this serves %s all the same", error, url
+                )
             if opens:
                 page = stack.enter_context(opener(with_token))
                 # A browser may take its time, or run in the foreground.
