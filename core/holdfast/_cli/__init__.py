@@ -110,10 +110,13 @@ def main(arguments: list[str] | None = None) -> Any:
         sys.exit(USAGE_ERROR if isinstance(error, click.UsageError) else error.exit_code)
     except click.Abort:
         sys.exit(130)
-    except OSError as error:
-        if error.errno not in _FULL or error.filename is not None:
+    except (OSError, ExceptionGroup) as error:
+        cause: Exception = error
+        while isinstance(cause, ExceptionGroup) and len(cause.exceptions) == 1:
+            cause = cause.exceptions[0]
+        if not isinstance(cause, OSError) or cause.errno not in _FULL or cause.filename is not None:
             raise
-        click.echo(f"holdfast: the output cannot be written: {error}", err=True)
+        click.echo(f"holdfast: the output cannot be written: {cause}", err=True)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(NOT_PRINTED)
     sys.exit(code if isinstance(code, int) else 0)
