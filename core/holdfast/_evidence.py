@@ -87,6 +87,8 @@ class Evidence(msgspec.Struct):
             return self.exit
         if self.broken is not None and self.broken.exit is not None:
             return self.broken.exit
+        if not self.reports_exit or self.link_failed:
+            return Exit()  # nobody will say, whether ``wait`` has returned by now or not
         return self.exit
 
     def _fate(self) -> Fate:
@@ -95,7 +97,7 @@ class Evidence(msgspec.Struct):
             return Fate.GONE
         if self.broken is not None and self.broken.worker is not Fate.UNKNOWN:
             return self.broken.worker
-        if self.reports_exit and exit is None and not self.link_failed:
+        if exit is None:
             return Fate.ALIVE
         return Fate.UNKNOWN
 
@@ -126,10 +128,10 @@ class Evidence(msgspec.Struct):
             detail, cause = f"worker {exit}", Cause.WORKER_EXITED
         elif fate is Fate.ALIVE:
             detail, cause = "worker closed its stdout and lives", Cause.UNKNOWN
-        elif self.exit is not None:
-            detail, cause = "worker is over; how it ended was not reported", Cause.UNKNOWN
-        else:
+        elif self.eof and not self.reports_exit:
             detail, cause = "worker closed its stdout", Cause.UNKNOWN
+        else:
+            detail, cause = "worker is over; how it ended was not reported", Cause.UNKNOWN
         crashed = exit is not None and exit.code not in (None, 0)
         if crashed and (words := _last_words(stderr_tail)):
             detail += f"; its last words: {words}"

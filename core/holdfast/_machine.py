@@ -189,6 +189,7 @@ class Machine:
                     ABANDONED,
                     cause=Cause.LINK_LOST,
                     worker=Fate.MAYBE_ALIVE,
+                    exit=Exit(),
                 )
             )
         return events

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import errno
 import math
 import os
 import select
@@ -41,6 +42,9 @@ LINK_BROKEN: Final = 74
 NOT_STARTED: Final = 69
 """The exit code for a worker that could not be started (``EX_UNAVAILABLE``)."""
 
+_UNWRITABLE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What a write fails with although its reader is there: that is no end, and is told."""
+
 _FLUSH: Final = 2.0
 """Seconds for our reader to take the rest of the output after we were asked to stop."""
 
@@ -66,6 +70,7 @@ class _Output:
         self._one_flushes = anyio.Lock()
         self._open = True
         self.at_line_start = True
+        self.failure: OSError | None = None
 
     def write(self, data: bytes) -> Awaitable[None] | None:
         """Write, and give an awaitable if somebody has to wait for our reader."""
@@ -75,8 +80,8 @@ class _Output:
         if not self._waiting:
             try:
                 taken = self._writer.write_nowait(data)
-            except OSError:
-                self._close()
+            except OSError as error:
+                self._close(error)
                 return None
             if taken == len(data):
                 return None
@@ -93,10 +98,12 @@ class _Output:
                     del self._waiting[:taken]
                     if self._waiting:
                         await anyio.wait_writable(self._fd)
-            except OSError:
-                self._close()
+            except OSError as error:
+                self._close(error)
 
-    def _close(self) -> None:
+    def _close(self, error: OSError) -> None:
+        if error.errno in _UNWRITABLE:
+            self.failure = error
         self._open = False
         self._waiting.clear()
         self._on_closed()
@@ -138,6 +145,7 @@ class Proxy:
         self._input_ended = False
         self._stop_asked = False
         self._flushing = anyio.CancelScope()
+        self._loss: Loss | None = None
 
     async def run(self) -> int:
         """Run to the end, and give the exit code."""
@@ -278,6 +286,8 @@ class Proxy:
     def _exit_code(self) -> int:
         if self._worker.failure is not None:
             return NOT_STARTED
+        if self._stdout.failure is not None:
+            return LINK_BROKEN
         evidence = self._worker.evidence
         exit = evidence.exit
         if exit is not None and exit.code is not None:
@@ -292,6 +302,21 @@ class Proxy:
     def failure(self) -> Exception | None:
         """Why the worker could not be started."""
         return self._worker.failure
+
+    @property
+    def unwritten(self) -> OSError | None:
+        """Why the worker's output could not be written, although it has a reader."""
+        return self._stdout.failure
+
+    @property
+    def lost(self) -> str | None:
+        """What the exit code ``LINK_BROKEN`` stands for, if nobody asked for the end."""
+        exit = self._worker.evidence.exit or Exit()
+        if self._stop_asked or self._loss is None or exit.reported:
+            return None
+        if self._exit_code() != LINK_BROKEN:
+            return None
+        return f"{self._loss.detail}; worker {self._loss.worker}; {exit}"
 
     # -- what the worker tells (holdfast._worker.Sink) ---------------------------------------
 
@@ -326,6 +351,7 @@ class Proxy:
         """Watched where it came in."""
 
     def ended(self, worker: Worker, loss: Loss) -> None:
+        self._loss = loss
         if self._stop_asked:
             self._machine.stopping(self._machine.generation)
         self._tell(self._machine.ended(self._machine.generation, loss))

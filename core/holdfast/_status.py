@@ -109,7 +109,10 @@ class Status(msgspec.Struct, frozen=True, gc=False):
         updated_at: When, in UTC.
         cause: What is known of a loss.
         worker: What is known of the worker after a loss.
-        exit: How the worker ended, once that is known.
+        exit: How the worker ended. ``None`` while it runs, and after a loss that it survived: then
+            one more status adds its exit. ``Exit()``, which is "not reported", where nobody will
+            say: at every end on a transport without ``Capability.EXIT_STATUS``, and where the link
+            to it failed.
     """
 
     session_id: str

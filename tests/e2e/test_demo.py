@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -85,6 +86,24 @@ def test_the_demo_is_coloured_on_a_terminal() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "times"), [("1. A bare pipe", 1), ("has started", 1), ("kill -9", 2)]
+)
+def test_an_interrupted_demo_ends_in_peace(text: str, times: int) -> None:
+    """A terminal's Ctrl-C reaches all of its processes: no traceback, whatever it is at."""
+    with subprocess.Popen(
+        DEMO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        output = b""
+        while output.count(text.encode()) < times:
+            line = process.stdout.readline()
+            assert line, output
+            output += line
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.stderr.read() == b"\n"
+    assert process.returncode == 130
+
+
+@pytest.mark.parametrize(
     ("text", "times"), [("1. A bare pipe", 0), ("has started", 1), ("kill -9", 2)]
 )
 def test_a_demo_whose_reader_leaves_ends_in_peace(text: str, times: int) -> None:
@@ -97,7 +116,7 @@ def test_a_demo_whose_reader_leaves_ends_in_peace(text: str, times: int) -> None
             output += line
         process.stdout.close()
         assert process.stderr.read() == b""
-    assert process.returncode == 1
+    assert process.returncode == 128 + 13  # as if SIGPIPE had ended it; 1 is for a broken claim
     for pid in re.findall(rb"pid (\d+)", output):
         with pytest.raises(ProcessLookupError):
             os.kill(int(pid), 0)

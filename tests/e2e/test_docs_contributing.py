@@ -48,6 +48,23 @@ def test_the_test_command_takes_these_arguments(command: list[str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_somebodys_environment_is_left_alone(tmp_path: Path) -> None:
+    """A folder that the test command did not make is never replaced; it says what to do next."""
+    (tmp_path / "pyvenv.cfg").write_text("home = /usr/bin\n")
+    done = subprocess.run(
+        ["tests/run", "--prepare"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env={**environment(), "HOLDFAST_VENV": str(tmp_path)},
+        check=False,
+    )
+    text = f"tests/run: {tmp_path} was not made by tests/run; move it away, or name another folder"
+    assert (done.returncode, done.stderr) == (69, f"{text} in HOLDFAST_VENV\n")
+    assert [each.name for each in tmp_path.iterdir()] == ["pyvenv.cfg"]
+
+
 def test_the_files_it_names_are_there() -> None:
     """Each `path/like/this` leads somewhere."""
     paths = re.findall(r"`([\w.*-]+/[\w.*/-]*)`", PAGE.read_text())

@@ -107,7 +107,9 @@ def test_an_unknown_scheme_lists_the_known_ones() -> None:
     """The names that would have worked, and the nearest of them."""
     _, _, err = finished(run("true", target="loacl:"))
     assert b"did you mean 'local'" in err
-    assert b"known: " in err
+    known = err.decode().partition("known: ")[2].partition(" (")[0].split(", ")
+    assert {"local", "ssh", "docker"} <= set(known)
+    assert "gateway" not in known  # a plugin, and no transport
 
 
 @pytest.fixture
@@ -131,10 +133,13 @@ def test_74_before_our_eof_where_no_exit_is_reported(bare: dict[str, str]) -> No
         assert lost["id"] == 1
         assert lost["error"]["data"]["cause"] == "unknown"
         assert running.wait() == 74
+        err = running.rest("stderr")
+        assert err.startswith(b"holdfast: worker closed its stdout; ")
+        assert err.endswith(b"exit not reported\n")
 
 
 def test_74_when_the_link_broke(bare: dict[str, str]) -> None:
-    """A lost link is no end of the worker; what is pending is answered with the cause."""
+    """A lost link is no end of the worker; it is told, in what is pending and in one line."""
     worker = sh("read x; echo first; cat")
     with started(run(*worker, target="bare:?breaks=1"), env=bare) as running:
         running.write(request(1))
@@ -143,7 +148,10 @@ def test_74_when_the_link_broke(bare: dict[str, str]) -> None:
         assert lost["error"]["data"]["cause"] == "link_lost"
         assert lost["error"]["data"]["reason"] == "stdin_broken"
         assert running.wait() == 74
-        assert running.rest("stderr") == b""
+        err = running.rest("stderr")
+        assert err.startswith(b"holdfast: ConnectionResetError: ")
+        assert err.endswith(b"; worker maybe_alive; exit not reported\n")
+        assert err.count(b"\n") == 1
 
 
 def test_74_when_the_link_broke_after_our_eof(bare: dict[str, str]) -> None:
@@ -248,6 +256,16 @@ def test_options_stand_before_the_target() -> None:
     """What comes behind it belongs to the command, ``--`` or not."""
     for argv in (["echo", "--status", "--", "--cwd"], ["--", "echo", "--status", "--", "--cwd"]):
         assert finished([*HOLDFAST, "run", "local:", *argv]) == (0, b"--status -- --cwd\n", b"")
+
+
+def test_an_option_behind_the_target_is_no_command() -> None:
+    """It is a slip, and said to be one; behind ``--`` a command may have any name."""
+    for argv in (["--env", "A=1", "--", "cat"], ["--status", "cat"]):
+        code, _, err = finished([*HOLDFAST, "run", "local:", *argv])
+        assert code == 64
+        assert f"options stand before TARGET, and {argv[0]!r} stands behind it" in err.decode()
+    code, _, err = finished(run("--env"))
+    assert (code, b"no such command: '--env'" in err) == (69, True)
 
 
 def test_hostile_arguments_arrive_as_they_are() -> None:

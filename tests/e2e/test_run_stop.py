@@ -189,13 +189,16 @@ def test_a_closed_stderr_stops_nothing() -> None:
 
 
 def test_a_full_disk_ends_it() -> None:
-    """What cannot be written is an end as any other, not a traceback."""
-    with (
-        open("/dev/full", "wb") as full,
-        started(run(*python(FLOOD)), stdout=full) as running,
-    ):
-        running.wait(15)
-        assert running.rest("stderr") == b""
+    """What cannot be written ends the worker; lost output is told, and never exit code 0."""
+    for worker in (python(FLOOD), ("echo", "out")):
+        with (
+            open("/dev/full", "wb") as full,
+            started(run(*worker), stdout=full) as running,
+        ):
+            assert running.wait(15) == 74
+            assert running.rest("stderr") == (
+                b"holdfast: stdout cannot be written: [Errno 28] No space left on device\n"
+            )
 
 
 def test_sigkill_leaves_no_orphan_that_reads_its_input() -> None:

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from holdfast._cli import doctor, main
+from holdfast._cli import cli, doctor, main
 from holdfast._cli._checks import CHECKS, Finding, State
+from holdfast._registry import Registry
 
 ESCAPE = "\x1b["
 
@@ -27,10 +28,10 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object, st
     return exit.value.code, *capsys.readouterr()
 
 
-def on_terminal(*arguments: str) -> str:
+def on_terminal(*arguments: str, columns: int = 100, term: str = "xterm-256color") -> str:
     """What the command prints when a person looks."""
     ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"}
+    environment = {**os.environ, "TERM": term, "COLUMNS": str(columns)}
     environment.pop("NO_COLOR", None)
     with subprocess.Popen(
         [sys.executable, "-m", "holdfast", *arguments], stdout=theirs, env=environment
@@ -104,6 +105,83 @@ def test_an_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str])
     """A command line that cannot be understood has exit code 64."""
     assert run(capsys, "runn")[0] == 64
     assert run(capsys, "transports", "--jsn")[0] == 64
+
+
+def test_an_unknown_command_says_what_to_do_next(
+    capsys: pytest.CaptureFixture[str],
+    broken_plugin: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The nearest name, or what brings it; a broken plugin may have brought it, and is named."""
+    _, _, err = run(capsys, "rnu")
+    assert "no such command: 'rnu' (did you mean 'run'?); see: holdfast --help\n" in err
+    assert f"plugin 'wrong' of {broken_plugin} cannot be loaded" in err
+    monkeypatch.setattr(Registry, "load_all", lambda self: [])  # without the gateway
+    monkeypatch.setattr(cli, "commands", {})
+    _, _, err = run(capsys, "serve")
+    assert "'serve' comes with holdfast-gateway, which is not installed: pip install it\n" in err
+
+
+@pytest.mark.parametrize("command", ["transports", "doctor"])
+def test_a_narrow_terminal_gets_lines(command: str) -> None:
+    """No room for a table: what a pipe gets, in which no word is cut."""
+    shown = on_terminal(command, columns=40)
+    assert ESCAPE not in shown
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown
+    assert "docker+exec" in shown
+
+
+@pytest.mark.parametrize("command", ["transports", "doctor"])
+def test_a_terminal_that_says_little_is_printed_to(command: str) -> None:
+    """``COLUMNS=0`` is no width, and a dumb terminal gets no colours."""
+    assert "docker+exec" in plain(on_terminal(command, columns=0))
+    assert ESCAPE not in on_terminal(command, term="dumb")
+
+
+@pytest.mark.parametrize("command", ["transports", "doctor", "demo", "--help"])
+def test_output_that_cannot_be_written_is_told(command: str) -> None:
+    """On a full disk: one line on stderr, and 74. No traceback, no code of the command's own."""
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "holdfast", command],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    text = "holdfast: the output cannot be written: [Errno 28] No space left on device\n"
+    assert (done.returncode, done.stderr) == (74, text)
+
+
+@pytest.mark.parametrize("command", ["transports", "doctor", "demo"])
+def test_a_reader_that_has_left_is_no_failure(command: str) -> None:
+    """The code is that of SIGPIPE: 1 would say that no worker runs, or that a claim was not so."""
+    theirs, ours = os.pipe()
+    os.close(theirs)
+    with open(ours, "wb") as pipe:
+        done = subprocess.run(
+            [sys.executable, "-m", "holdfast", command],
+            stdout=pipe,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (128 + 13, "")
+
+
+@pytest.mark.parametrize("command", ["transports", "doctor", "demo"])
+def test_a_stdout_that_is_closed_at_the_start(command: str) -> None:
+    """There is nobody to print for; the work is done all the same."""
+    done = subprocess.run(
+        ["sh", "-c", f"exec {sys.executable} -m holdfast {command} >&-"],
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("arguments", [[], ["transports"], ["doctor", "--json"], ["demo"]])
@@ -210,6 +288,7 @@ def test_doctor_runs_a_worker(capsys: pytest.CaptureFixture[str]) -> None:
     assert "back in" in checks["local worker"]["found"]
     assert "exited with code 0" in checks["local worker"]["found"]
     assert checks["plugin local"]["state"] == "ok"
+    assert {"plugin docker+exec", "plugin podman"} <= checks.keys()  # of one module, each by name
 
 
 def test_doctor_tells_what_to_do_about_what_is_missing(

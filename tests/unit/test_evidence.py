@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from holdfast import Cause, Exit, Fate, Operation, Reason, TransportBroken
@@ -82,14 +83,18 @@ TABLE: dict[str, tuple[Evidence, Loss]] = {
     # A transport that does not.
     "write failed, nothing known": (
         Evidence(False, broken=broken()),
-        Loss(BROKEN, PIPE, UNKNOWN, Fate.UNKNOWN, None),
+        Loss(BROKEN, PIPE, UNKNOWN, Fate.UNKNOWN, Exit()),
     ),
     "end of stdout, nothing known": (
         Evidence(False, eof=True),
-        Loss(EXITED, "worker closed its stdout", UNKNOWN, Fate.UNKNOWN, None),
+        Loss(EXITED, "worker closed its stdout", UNKNOWN, Fate.UNKNOWN, Exit()),
+    ),
+    "end of stdout, and wait has returned by chance": (
+        Evidence(False, eof=True, exit=Exit()),
+        Loss(EXITED, "worker closed its stdout", UNKNOWN, Fate.UNKNOWN, Exit()),
     ),
     "over, nothing known": (
-        Evidence(False, eof=True, exit=Exit()),
+        Evidence(False, exit=Exit()),
         Loss(
             EXITED,
             "worker is over; how it ended was not reported",
@@ -98,18 +103,32 @@ TABLE: dict[str, tuple[Evidence, Loss]] = {
             Exit(),
         ),
     ),
+    "stuck, nothing known": (
+        Evidence(False, stuck=2.5),
+        Loss(
+            BROKEN,
+            "the worker took no input for 2.5 s, and a part of a message is already written",
+            Cause.STUCK,
+            Fate.UNKNOWN,
+            Exit(),
+        ),
+    ),
+    "a mistake of a transport, nothing known": (
+        Evidence(False, failure="ValueError: oops"),
+        Loss(Reason.READ_LOOP_ERROR, "ValueError: oops", None, Fate.UNKNOWN, Exit()),
+    ),
     # A link.
     "link lost": (
         Evidence(True, broken=LINK_LOST),
-        Loss(BROKEN, PIPE, Cause.LINK_LOST, Fate.MAYBE_ALIVE, None),
+        Loss(BROKEN, PIPE, Cause.LINK_LOST, Fate.MAYBE_ALIVE, Exit()),
     ),
     "link lost, worker not known": (
         Evidence(True, broken=broken(Operation.RECEIVE, Cause.LINK_LOST)),
-        Loss(BROKEN, PIPE, Cause.LINK_LOST, Fate.UNKNOWN, None),
+        Loss(BROKEN, PIPE, Cause.LINK_LOST, Fate.UNKNOWN, Exit()),
     ),
     "link silent": (
         Evidence(True, broken=broken(Operation.WAIT, Cause.LINK_SILENT)),
-        Loss(BROKEN, PIPE, Cause.LINK_SILENT, Fate.UNKNOWN, None),
+        Loss(BROKEN, PIPE, Cause.LINK_SILENT, Fate.UNKNOWN, Exit()),
     ),
     "link lost, and then the exit": (
         Evidence(True, broken=LINK_LOST, exit=CODE_0),
@@ -162,6 +181,16 @@ def test_every_broken_transport_is_stdin_broken(case: str) -> None:
         loss = evidence.judge(b"noise")
         assert (loss.reason, loss.detail) == (Reason.STDIN_BROKEN, evidence.broken.detail)
         assert not loss.clean
+
+
+@pytest.mark.parametrize("case", TABLE)
+def test_where_nobody_will_say_the_exit_is_not_reported(case: str) -> None:
+    """Never ``None`` by chance: whether ``wait`` has returned by then changes nothing."""
+    evidence, loss = TABLE[case]
+    if not evidence.reports_exit or evidence.link_failed:
+        assert loss.exit is not None
+        if evidence.exit is None:
+            assert msgspec.structs.replace(evidence, exit=Exit()).judge() == loss
 
 
 def test_no_evidence_is_none() -> None:

@@ -11,7 +11,7 @@ import click
 from holdfast._transport import Capability
 from holdfast.testing._live import Outcome, Run, Trial, in_order
 
-from ._printing import on_terminal
+from ._printing import console, on_terminal
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -144,16 +144,15 @@ def _print_text(found: Mapping[str, Any]) -> None:
 
 
 def _print_tables(found: Mapping[str, Any]) -> None:
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console()
-    console.print(_clauses(found))
+    out = console()
+    out.print(_clauses(found))
     for heading, text in _failures(found):
-        console.print(Text(f"{heading}", "bold red"))
-        console.print(Text(f"{text}\n"))
-    console.print(_capabilities(found))
-    console.print(Text(_last_line(found), "bold"))
+        out.print(Text(f"{heading}", "bold red"))
+        out.print(Text(f"{text}\n"))
+    out.print(_capabilities(found))
+    out.print(Text(_last_line(found), "bold"))
 
 
 def _clauses(found: Mapping[str, Any]) -> RenderableType:

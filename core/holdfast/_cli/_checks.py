@@ -123,8 +123,8 @@ def plugins() -> Iterable[Finding]:
     registry = Registry()
     broken = registry.load_all()
     for each in registry.transports:
-        scheme = f"{each.spec.scheme}: targets"
-        yield Finding(f"plugin {each.plugin}", State.OK, f"loads ({each.distribution})", scheme)
+        scheme, found = each.spec.scheme, f"loads ({each.distribution})"
+        yield Finding(f"plugin {scheme}", State.OK, found, f"{scheme}: targets")
     for error in broken:
         name, step = "a plugin", "uninstall one of them"
         if isinstance(error, PluginLoadError):

@@ -67,7 +67,11 @@ def unguarded() -> Unguarded:
     answered = False
     error = None
     with subprocess.Popen(
-        WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+        WORKER,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=0,
+        start_new_session=True,  # a terminal's Ctrl-C is for us, who end it
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -90,6 +94,7 @@ def unguarded() -> Unguarded:
                 error = traceback.format_exc()
         finally:
             watchdog.cancel()
+            process.kill()
     return Unguarded(process.pid, "".join(words), answered, error)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import signal
 import sys
 import threading
 from typing import Any
@@ -23,6 +24,7 @@ Inbox = queue.SimpleQueue[dict[str, Any] | None]
 
 def main() -> None:
     """Answer prompts until stdin ends."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # nobody reads any more: end, without a word
     inbox: Inbox = queue.SimpleQueue()
     threading.Thread(target=_read, args=(inbox,), daemon=True).start()
     _tell("Started", pid=os.getpid())

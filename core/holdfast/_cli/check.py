@@ -25,6 +25,7 @@ from holdfast._registry import Registry
 from holdfast._transport import Capability, Channel, Command, Transport
 
 from ._printing import print_json
+from ._targets import unknown
 
 if TYPE_CHECKING:
     from holdfast.testing._live import Run, Trial
@@ -148,10 +149,11 @@ def command(
 
 
 def _transport(target: str) -> Transport:
+    registry = Registry()
     try:
-        return Registry().transport(target)
+        return registry.transport(target)
     except UnknownTransport as error:
-        raise click.UsageError(str(error)) from error
+        raise click.UsageError(str(unknown(registry, error.scheme))) from error
     except PluginError as error:
         raise Unavailable(str(error)) from error
     except (HoldfastError, ValueError, TypeError) as error:

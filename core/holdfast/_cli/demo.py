@@ -26,7 +26,7 @@ from ._demo_acts import (
     word_in,
 )
 from ._demo_claims import Claim, judge_pipe, judge_session
-from ._printing import on_terminal
+from ._printing import console, on_terminal
 
 Part = tuple[str, str]
 """A text, and how rich shall show it."""
@@ -70,13 +70,12 @@ def _plain(*parts: Part, end: str = "\n") -> None:
 
 
 def _rich() -> Say:
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(highlight=False)
+    out = console()
 
     def say(*parts: Part, end: str = "\n") -> None:
-        console.print(Text.assemble(*parts), end=end, soft_wrap=True)
+        out.print(Text.assemble(*parts), end=end, soft_wrap=True)
 
     return say
 

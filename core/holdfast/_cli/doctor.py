@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from ._checks import CHECKS, Check, Finding, State, reaped
-from ._printing import on_terminal, print_json
+from ._printing import console, on_terminal, print_json
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -72,9 +72,7 @@ def _print_text(findings: Sequence[Finding]) -> None:
 
 
 def _print_table(findings: Sequence[Finding]) -> None:
-    from rich.console import Console
-
-    Console().print(_table(findings))
+    console().print(_table(findings))
 
 
 def _table(findings: Sequence[Finding]) -> RenderableType:

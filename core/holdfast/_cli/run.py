@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from holdfast._dialect import BUILT_IN
-from holdfast._errors import HoldfastError, PluginError, TransportError, UnknownTransport
+from holdfast._errors import HoldfastError, PluginError, UnknownTransport
 from holdfast._limits import Limits
 from holdfast._proxy import NOT_STARTED, Proxy, fill_standard_descriptors
 from holdfast._registry import Registry
@@ -135,10 +135,16 @@ def command(
     SIGHUP and a closed stdout stop it; a second one stops it at once.
 
     The exit code is the command's; 128+n if signal n killed it; 69 if it could not be started; 74
-    if the link to it broke, or nobody said how it ended; 64 for a command line that makes no sense.
+    if the link to it broke, nobody said how it ended, or stdout cannot be written; 64 for a command
+    line that makes no sense.
     """
     if argv[:1] == ("--",):  # click leaves it in place behind an argument
         argv = argv[1:]
+    elif argv and argv[0].startswith("-"):
+        raise click.UsageError(
+            f"options stand before TARGET, and {argv[0]!r} stands behind it: move it, or write -- "
+            f"before a command of that name"
+        )
     if source is not None or server is not None:
         argv, cwd, env = _configured(source, server, argv, cwd, env)
     if not argv:
@@ -149,7 +155,9 @@ def command(
         chosen = registry.dialect(dialect)
         what = Command(tuple(argv), cwd, env)
     except UnknownTransport as error:
-        raise click.UsageError(str(error)) from error
+        from ._targets import unknown
+
+        raise click.UsageError(str(unknown(registry, error.scheme))) from error
     except PluginError as error:
         click.echo(f"holdfast: {error}", err=True)
         return NOT_STARTED
@@ -161,7 +169,11 @@ def command(
         proxy = Proxy(transport, what, chosen, report, max_line)
         code = await proxy.run()
         if proxy.failure is not None:
-            _complain(proxy.failure)
+            _complain(_words(proxy.failure))
+        elif proxy.unwritten is not None:
+            _complain(f"stdout cannot be written: {proxy.unwritten}")
+        elif proxy.lost is not None and status is None:
+            _complain(proxy.lost)
         return code
 
     fill_standard_descriptors()
@@ -189,7 +201,10 @@ def _silent(status: Status, say: _Say) -> None:
     """Nothing is printed that was not asked for."""
 
 
-def _complain(failure: Exception) -> None:
-    known = isinstance(failure, TransportError)
-    text = str(failure) if known else f"{type(failure).__name__}: {failure}"
+def _words(failure: Exception) -> str:
+    known = isinstance(failure, HoldfastError)
+    return str(failure) if known else f"{type(failure).__name__}: {failure}"
+
+
+def _complain(text: str) -> None:
     click.echo(f"holdfast: {' '.join(text.split())}", err=True)

@@ -11,7 +11,7 @@ import click
 from holdfast._errors import PluginError, PluginLoadError
 from holdfast._registry import Provided, Registry
 
-from ._printing import on_terminal, print_json
+from ._printing import console, on_terminal, print_json
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -93,12 +93,10 @@ def _print_text(offers: Sequence[Mapping[str, Any]]) -> None:
 
 def _print_tables(offers: Sequence[Mapping[str, Any]]) -> None:
     """A table of the transports, and one of their options, for people."""
-    from rich.console import Console
-
-    console = Console()
-    console.print(_transports(offers))
+    out = console()
+    out.print(_transports(offers))
     if any(offer["options"] for offer in offers):
-        console.print(_options(offers))
+        out.print(_options(offers))
 
 
 def _transports(offers: Sequence[Mapping[str, Any]]) -> RenderableType:

@@ -7,11 +7,12 @@ from typing import Any
 
 import click
 
-from holdfast._errors import HoldfastError
+from holdfast._errors import HoldfastError, UnknownTransport
 from holdfast._registry import Registry
 
 from ._clients import ConfigurationError, Entry, find_entry
 from ._printing import print_json
+from ._targets import unknown
 
 
 @click.command()
@@ -28,8 +29,11 @@ def command(file: Path, server: str, target: str) -> int:
     a secret among the arguments could be read by every user of the machine.
     """
     entry = find_entry(file, server)
+    registry = Registry()
     try:
-        Registry().transport(target)
+        registry.transport(target)
+    except UnknownTransport as error:
+        raise ConfigurationError(f"--target: {unknown(registry, error.scheme)}") from error
     except HoldfastError as error:
         raise ConfigurationError(f"--target: {error}") from error
     print_json(wrapped(entry, target))

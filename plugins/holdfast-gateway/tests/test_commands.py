@@ -130,6 +130,30 @@ async def test_attach_to_a_lost_worker(gateway):
     assert done.returncode == 0
 
 
+async def test_attach_says_that_there_is_no_worker(gateway):
+    """A session that is in error when we come says so, and why; there is nothing else to hear."""
+    session = await gateway.create(["no-such-command-here"])
+    done = holdfast(gateway, "attach", session["id"])
+    text = "holdfast: error (initialization_failed): no such command: 'no-such-command-here'; "
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.startswith(text)
+
+
+async def test_attach_to_a_full_disk(gateway):
+    """What cannot be printed is told in one line, and by the exit code."""
+    session = await gateway.create(dialect="jsonrpc")
+    with open("/dev/full", "wb") as full:  # noqa: ASYNC230 - it opens at once
+        done = run(
+            *("holdfast", "attach", session["id"]),
+            input=request(1, "ping").encode(),
+            stdout=full,
+            env=at(gateway),
+        )
+    assert done.returncode == 74
+    assert b"Traceback" not in done.stderr
+    assert b"holdfast: the output cannot be written: [Errno 28]" in done.stderr
+
+
 async def test_attach_ends_when_the_session_is_deleted(gateway):
     """A stream that ends before we leave is an error, said on stderr."""
     session = await gateway.create()

@@ -62,10 +62,11 @@ def test_every_other_command_is_known():
 async def test_the_commands_on_a_session(gateway):
     """The block of ``ls``, ``attach``, ``logs`` and ``stop``, at a session of its name."""
     (block,) = (each for each in BLOCKS if "holdfast ls" in each)
-    session = await gateway.create(name="echo", dialect="jsonrpc")
+    (made,) = re.findall(r"^```json\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    session = await gateway.create(dialect="jsonrpc", **json.loads(made))
     done = run("sh", "-e", "-c", block, env=at(gateway), text=True)
     assert done.returncode == 0, done.stderr
-    assert '"id": 1, "result":' in done.stdout
+    assert '"id": 1, "result": "pong"}\n' in done.stdout
     assert done.stdout.splitlines()[-1].startswith(f"{session['id']}  stopped")
 
 

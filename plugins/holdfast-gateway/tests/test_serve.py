@@ -90,6 +90,22 @@ async def test_it_prints_a_url_that_works(tmp_path):
     assert (process.returncode, stdout, stderr) == (0, "", "")
 
 
+def test_a_url_that_cannot_be_printed(tmp_path):
+    """Neither a full disk nor a reader that has left ends the gateway; it says so, once."""
+    env = environment(tmp_path, HOLDFAST_TOKEN=TOKEN)
+    with (
+        open("/dev/full", "wb") as full,
+        subprocess.Popen(
+            arguments(tmp_path, "--port", "0"), stdout=full, stderr=subprocess.PIPE, env=env
+        ) as process,
+    ):
+        said = process.stderr.readline().decode()
+        process.terminate()
+        rest = process.stderr.read()
+    assert "stdout cannot be written ([Errno 28] No space left on device); this serves h" in said
+    assert (process.returncode, rest) == (0, b"")
+
+
 def test_a_given_token_is_not_printed(tmp_path):
     """Who gave it knows it."""
     with program(tmp_path) as gateway:
@@ -196,6 +212,7 @@ def test_a_data_directory_that_is_taken(tmp_path):
         code, text = refused(tmp_path, "--port", "0")
         assert code == 69
         assert str(gateway.pid) in text
+        assert text.startswith("holdfast: --data: ")
         assert "Traceback" not in text
 
 
@@ -305,6 +322,20 @@ async def test_a_stop_is_bounded(tmp_path, how):
         assert not any(alive(pid) for pid in pids)
 
 
+async def test_nohup_is_respected(tmp_path):
+    """A SIGHUP that was ignored at the start stays so: the gateway outlives its terminal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with program(tmp_path) as gateway:
+            os.kill(gateway.pid, signal.SIGHUP)
+            async with gateway.http() as http:
+                for _ in range(10):  # it would have stopped before these are answered
+                    assert (await http.get("/healthz")).status_code == 200
+            assert gateway.stop() == (0, "")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 async def test_a_restart_of_the_gateway(tmp_path):
     """Sessions, their events and seqs outlive a gateway that was killed; they say so, and go on."""
     with program(tmp_path) as gateway:
@@ -341,6 +372,29 @@ async def test_a_restart_of_the_gateway(tmp_path):
                 lambda m: m.get("params", {}).get("id") == "p-3" and "result" in str(m)
             )
         assert gateway.stop()[0] == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--keep-session-mib", "1"), ("--keep-mib", "1"), ("--keep-days", "0.00001")],
+    ids=" ".join,
+)
+async def test_what_is_kept_is_bounded(tmp_path, options):
+    """The oldest events go when there is more than was asked for, or when they are older."""
+    command = ["sh", "-c", "yes | head -c 3000000 | tr '\\n' y | fold -w 999; exec cat"]
+    limits = {"retained_bytes": 65536}  # so that what can be read is what the log has
+    with program(tmp_path, "--port", "0", *options) as gateway:
+        session = await gateway.create(command, dialect="lines", limits=limits)
+        address = f"/api/sessions/{session['id']}"
+        async with gateway.http() as http, asyncio.timeout(DEADLINE):
+            last = first = 1
+            while last < 3000 or first == 1:  # each message is a write, and each write tidies
+                await http.post(f"{address}/messages", content=b"more")
+                told = (await http.get(address)).json()
+                first, last = told["first_seq"], told["last_seq"]
+            events = (await http.get(f"{address}/events", params={"after": first - 1})).json()
+        assert events["events"][0]["seq"] >= first > 1  # more may have gone meanwhile
+        assert gateway.stop() == (0, "")
 
 
 async def test_a_worker_has_its_variables_and_no_token(tmp_path):

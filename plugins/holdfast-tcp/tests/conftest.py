@@ -5,10 +5,12 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from tests.ssh.network import drops_of
 
 from holdfast.testing import SCRIPT_WORKER
 
@@ -56,3 +58,15 @@ def free_port() -> Iterator[int]:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield taken.getsockname()[1]
+
+
+@pytest.fixture
+def drops() -> Iterator[Callable[..., None]]:
+    """Lets the packets of the present connections to a port vanish, without a word to anybody."""
+    with ExitStack() as stack:
+
+        def start(port: int, direction: str = "both") -> None:
+            for drop in drops_of(port, direction):
+                stack.enter_context(drop)
+
+        yield start

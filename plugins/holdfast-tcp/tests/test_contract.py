@@ -13,7 +13,7 @@ class TestTcp(TransportContract):
 
     @pytest.fixture
     def transport(self, server):
-        return TcpTransport("127.0.0.1", server.port)
+        return TcpTransport("127.0.0.1", server.port, heartbeat=1, deadline=2)
 
     @pytest.fixture
     def unreachable(self, free_port):
@@ -25,3 +25,10 @@ class TestTcp(TransportContract):
             server.cut()
 
         return cut
+
+    @pytest.fixture
+    def silence(self, server, drops):
+        async def drop(channel):
+            drops(server.port)
+
+        return drop

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import socket
 
+import anyio
 import pytest
 
-from holdfast import Command, Target, TransportUnavailable
+from holdfast import (
+    Capability,
+    Cause,
+    Command,
+    Exit,
+    SessionManager,
+    State,
+    Target,
+    TransportBroken,
+    TransportUnavailable,
+)
 from holdfast_tcp import TcpTransport, holdfast_transports
 
 pytestmark = pytest.mark.anyio
@@ -54,15 +65,73 @@ async def test_no_answer():
 def test_a_target():
     """Host, port and option are taken from the target."""
     (spec,) = holdfast_transports()
-    transport = spec.factory(Target.parse("tcp://[::1]:7000?connect_timeout=2.5"))
-    assert vars(transport) == {"_host": "::1", "_port": 7000, "_timeout": 2.5}
+    transport = spec.factory(Target.parse("tcp://[::1]:7000?connect_timeout=2.5&deadline=9"))
+    options = {"_timeout": 2.5, "_heartbeat": 5.0, "_deadline": 9.0}
+    assert vars(transport) == {"_host": "::1", "_port": 7000, **options}
+
+
+def test_no_heartbeat():
+    """With ``heartbeat=0`` nothing is asked, and nothing claimed."""
+    (spec,) = holdfast_transports()
+    transport = spec.factory(Target.parse("tcp://host:7000?heartbeat=0"))
+    assert transport.capabilities == Capability.HALF_CLOSE
+    assert Capability.DETECTS_SILENT_LINK in spec.capabilities
 
 
 @pytest.mark.parametrize(
-    "text", ["tcp://host", "tcp:7000", "tcp://host:1/path", "tcp://host:1?connect_timeout=soon"]
+    "text",
+    [
+        "tcp://host",
+        "tcp:7000",
+        "tcp://host:1/path",
+        "tcp://host:1?connect_timeout=soon",
+        "tcp://host:1?connect_timeout=0",
+        "tcp://host:1?deadline=0",
+        "tcp://host:1?heartbeat=-1",
+    ],
 )
 def test_no_target(text):
     """What is no such target is refused with words."""
     (spec,) = holdfast_transports()
-    with pytest.raises(ValueError, match=r"tcp://host:port|connect_timeout"):
+    with pytest.raises(ValueError, match=r"tcp://host:port|a number of seconds"):
         spec.factory(Target.parse(text))
+
+
+QUICK = {"heartbeat": 1, "deadline": 1}
+
+
+async def test_a_silent_link_with_data_on_the_way(server, drops):
+    """Nothing is probed while data waits for its acknowledgement: that this stays away counts."""
+    transport = TcpTransport("127.0.0.1", server.port, **QUICK)
+    async with transport.open(Command(("worker",))) as channel:
+        await channel.send(b"echo ready; exec cat\n")
+        assert await channel.receive() == b"ready\n"
+        drops(server.port)
+        await channel.send(b"into the void\n")
+        with anyio.fail_after(30), pytest.raises(TransportBroken) as caught:
+            await channel.receive()
+    assert caught.value.cause is Cause.LINK_SILENT
+    assert caught.value.detail.startswith("TimeoutError: [Errno 110] no acknowledgement for ")
+
+
+async def test_a_worker_that_does_not_read_is_no_silent_link(server):
+    """Its system answers every probe: the link is given up by no one, far beyond the deadline."""
+    transport = TcpTransport("127.0.0.1", server.port, **QUICK)
+    async with transport.open(Command(("worker",))) as channel:
+        await channel.send(b"echo ready; exec sleep 1000\n")
+        assert await channel.receive() == b"ready\n"
+        with anyio.move_on_after(4 * sum(QUICK.values())) as bound:
+            while True:  # until its pipe, the server and both sockets are full; then it waits
+                await channel.send(bytes(65536))
+        assert bound.cancelled_caught
+
+
+async def test_an_end_of_which_nothing_is_known(server):
+    """Whichever task notices it first: the exit is "not reported", and never unknown by chance."""
+    transport = TcpTransport("127.0.0.1", server.port)
+    async with SessionManager() as manager:
+        for script in ("exit 3", "exec >&-", "kill -9 $$"):
+            session = await manager.start(transport, ["worker"], dialect="lines")
+            await session.send(script)
+            status = await session.wait_for(State.ERROR)
+            assert (status.detail, status.exit) == ("worker closed its stdout", Exit())

@@ -14,7 +14,6 @@ import msgspec
 
 import holdfast
 from holdfast import (
-    Capability,
     Cause,
     Delivery,
     Event,
@@ -180,9 +179,7 @@ async def _lose(
         with anyio.move_on_after(patience):
             await acted.wait()  # its receipts, which come with the status or soon after
         tasks.cancel_scope.cancel()
-    tells = Capability.EXIT_STATUS in place.capabilities()
-    exit = await _exit(events, status) if tells else ""
-    return _row(status, exit, receipts), took
+    return _row(status, await _exit(events, status), receipts), took
 
 
 async def _verdict(events: Subscription, session: Session, fault: Fault) -> Status:

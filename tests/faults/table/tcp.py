@@ -51,7 +51,7 @@ class Tcp(Place):
             port = self._relay.port
         if fault.hand == "refuse_connections":
             port = unused_port()
-        return f"tcp://127.0.0.1:{port}?connect_timeout=2"
+        return f"tcp://127.0.0.1:{port}?connect_timeout=2&heartbeat=1&deadline=2"
 
     def mend(self) -> None:
         super().mend()

@@ -96,9 +96,10 @@ def _row(session: Session) -> tuple[str, ...]:
 @click.option("--all", "everything", is_flag=True, help="Stop every session.")
 @click.argument("sessions", nargs=-1, metavar="SESSION...")
 def stop(url: str | None, token: str | None, everything: bool, sessions: tuple[str, ...]) -> int:
-    """Stop the workers of sessions: politely, then by force.
+    """Stop the workers of sessions.
 
-    SESSION is an id, the beginning of one, or a name. A stopped session stays listed.
+    That is politely at first, then by force. SESSION is an id, the beginning of one, or a name. A
+    stopped session stays listed.
     """
     from ._remote import find, remotes
 
@@ -129,10 +130,10 @@ def stop(url: str | None, token: str | None, everything: bool, sessions: tuple[s
 def logs(
     url: str | None, token: str | None, follow: bool, after: int, as_json: bool, session: str
 ) -> int:
-    """Print what a session's worker wrote: stdout to stdout, stderr and states to stderr.
+    """Print what a session's worker wrote.
 
-    SESSION is an id, the beginning of one, or a name. Answers to the requests of other clients are
-    theirs alone, and are not shown.
+    Its stdout goes to stdout, its stderr and the states to stderr. SESSION is an id, the beginning
+    of one, or a name. Answers to the requests of other clients are theirs alone, and are not shown.
     """
     from ._remote import find, remotes
 
@@ -194,11 +195,11 @@ async def _print_all(
 def attach(
     url: str | None, token: str | None, after: int | None, client: str | None, session: str
 ) -> int:
-    """Speak with a session's worker: our stdin to it, what it says to our stdout.
+    """Speak with a session's worker.
 
-    SESSION is an id, the beginning of one, or a name. The session goes on when we leave: at Ctrl-C,
-    or at the end of stdin once each request that was sent is answered. Other clients may be
-    attached, too; their answers are theirs alone.
+    Our stdin goes to it, and what it says to our stdout. SESSION is an id, the beginning of one, or
+    a name. The session goes on when we leave: at Ctrl-C, or at the end of stdin once each request
+    that was sent is answered. Other clients may be attached, too; their answers are theirs alone.
     """
     import anyio
 
@@ -206,6 +207,8 @@ def attach(
 
     with remotes(url, token) as gateways:
         remote, found = find(gateways, session)
+        if found["state"] == "error" and after is None:  # else the replay tells it
+            click.echo(f"holdfast: error {printable(_said(found))}", err=True)
         since = found["last_seq"] if after is None else after
         return anyio.run(_attach, remote, found["id"], since, client)
 

@@ -19,6 +19,8 @@ PORT: Final = 8377
 """Where it listens by default, or the next free port above."""
 
 _PORTS: Final = 20
+_DAY: Final = 86400.0
+_MIB: Final = 1024 * 1024
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~-]{16,256}")
 
 
@@ -42,6 +44,30 @@ _TOKEN: Final = re.compile(r"[A-Za-z0-9._~-]{16,256}")
     type=click.Path(file_okay=False),
     metavar="DIR",
     help="Where sessions and their events are kept.  [default: in the user's data directory]",
+)
+@click.option(
+    "--keep-days",
+    type=click.FloatRange(0, min_open=True),
+    default=30.0,
+    show_default=True,
+    metavar="DAYS",
+    help="How long events are kept.",
+)
+@click.option(
+    "--keep-session-mib",
+    type=click.IntRange(1),
+    default=256,
+    show_default=True,
+    metavar="MIB",
+    help="How much the events of one session may take.",
+)
+@click.option(
+    "--keep-mib",
+    type=click.IntRange(1),
+    default=4096,
+    show_default=True,
+    metavar="MIB",
+    help="How much the events of all sessions may take.",
 )
 @click.option("--open", "opens", is_flag=True, help="Open the page in a browser.")
 @click.option("--certfile", type=click.Path(exists=True, dir_okay=False), help="A TLS certificate.")
@@ -85,6 +111,9 @@ def command(
     port: int | None,
     token: str | None,
     data: str | None,
+    keep_days: float,
+    keep_session_mib: int,
+    keep_mib: int,
     opens: bool,
     certfile: str | None,
     keyfile: str | None,
@@ -95,10 +124,11 @@ def command(
     max_sessions: int,
     max_clients: int,
 ) -> int:
-    """Serve sessions to browsers and programs: a page, REST and WebSockets.
+    """Serve sessions to browsers and programs.
 
-    Whoever has the token may start any command that --allow-target and --allow-command allow, as
-    the user who runs this. SIGINT and SIGTERM stop it, and every worker with it.
+    There is a page, REST and WebSockets. Whoever has the token may start any command that
+    --allow-target and --allow-command allow, as the user who runs this. SIGINT and SIGTERM stop it,
+    and every worker with it.
     """
     # Workers inherit the environment, and the token is not for them.
     os.environ.pop("HOLDFAST_TOKEN", None)
@@ -129,6 +159,7 @@ def command(
         from ._policy import Policy
         from ._server import serve
         from ._sqlite import SQLiteStore
+        from ._sqlite_tidy import Retention
 
         settings = Settings(
             token=token or secrets.token_urlsafe(32),
@@ -141,7 +172,10 @@ def command(
             max_clients=max_clients,
         )
         _log_to_stderr()
-        store = SQLiteStore(data or platformdirs.user_data_path("holdfast") / "gateway")
+        store = SQLiteStore(
+            data or platformdirs.user_data_path("holdfast") / "gateway",
+            retention=Retention(keep_days * _DAY, keep_session_mib * _MIB, keep_mib * _MIB),
+        )
         return serve(
             Gateway(settings, store),
             sock,

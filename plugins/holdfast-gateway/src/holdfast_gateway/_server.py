@@ -139,7 +139,12 @@ def serve(
             except UnsafeDirectory as error:
                 _log.warning("holdfast's other commands will not find this gateway: %s", error)
             with_token = f"{url}?token={settings.token}"
-            click.echo(f"holdfast serves {with_token if prints_token else url}")
+            try:
+                click.echo(f"holdfast serves {with_token if prints_token else url}")
+            except OSError as error:
+                _log.warning(
+                    "stdout cannot be written (%s); this serves %s all the same", error, url
+                )
             if opens:
                 page = stack.enter_context(opener(with_token))
                 # A browser may take its time, or run in the foreground.
@@ -150,12 +155,14 @@ def serve(
         async def run() -> None:
             loop = asyncio.get_running_loop()
             for each in _SIGNALS:
-                loop.add_signal_handler(each, server.stop)
+                # `nohup holdfast serve` goes on when its terminal is gone.
+                if each is not signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN:
+                    loop.add_signal_handler(each, server.stop)
             await server.run_on(sock)
 
         try:
             asyncio.run(run())
         except StoreError as error:
-            click.echo(f"holdfast: {error}", err=True)
+            click.echo(f"holdfast: --data: {error}", err=True)
             return UNAVAILABLE
     return 0

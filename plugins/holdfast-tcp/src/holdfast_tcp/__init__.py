@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from holdfast import Target, TransportSpec, hookimpl
 
-from ._transport import CONNECT_TIMEOUT, TcpTransport
+from ._transport import CONNECT_TIMEOUT, DEADLINE, HEARTBEAT, TcpTransport
 
 __all__ = ["TcpTransport", "holdfast_transports"]
 
@@ -17,17 +17,24 @@ __all__ = ["TcpTransport", "holdfast_transports"]
 def _from_target(target: Target) -> TcpTransport:
     if target.host is None or target.port is None or target.path not in ("", "/"):
         raise ValueError(f"not a TCP target: {target.text!r}; write tcp://host:port")
-    return TcpTransport(target.host, target.port, connect_timeout=_seconds(target))
+    return TcpTransport(
+        target.host,
+        target.port,
+        connect_timeout=_seconds(target, "connect_timeout", CONNECT_TIMEOUT),
+        heartbeat=_seconds(target, "heartbeat", HEARTBEAT, may_be_0=True),
+        deadline=_seconds(target, "deadline", DEADLINE),
+    )
 
 
-def _seconds(target: Target) -> float:
-    text = target.options.get("connect_timeout", str(CONNECT_TIMEOUT))
+def _seconds(target: Target, name: str, default: float, *, may_be_0: bool = False) -> float:
+    text = target.options.get(name, str(default))
     try:
         seconds = float(text)
     except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise ValueError(f"connect_timeout is a number of seconds above 0, not {text!r}")
+        seconds = -1.0
+    if not 0 <= seconds < float("inf") or (seconds == 0 and not may_be_0):
+        least = "from 0" if may_be_0 else "above 0"
+        raise ValueError(f"{name} is a number of seconds {least}, not {text!r}")
     return seconds
 
 
@@ -40,7 +47,12 @@ def holdfast_transports() -> list[TransportSpec]:
             factory=_from_target,
             summary="a worker that listens on a TCP port (its command is not ours to choose)",
             example="tcp://localhost:7000",
-            options={"connect_timeout": f"seconds (float), default {CONNECT_TIMEOUT:g}"},
+            options={
+                "connect_timeout": f"seconds (float), default {CONNECT_TIMEOUT:g}",
+                "deadline": f"seconds (float) for a sign of life, default {DEADLINE:g}",
+                "heartbeat": f"seconds (float) of silence before one is asked for, default "
+                f"{HEARTBEAT:g}; 0: never",
+            },
             capabilities=TcpTransport.capabilities,
         )
     ]
