@@ -64,7 +64,7 @@ _MEANING: Final[dict[type[OSError], _Means]] = {
 class TcpTransport(Transport):
     """Workers that listen on a TCP port. A command is ignored: what listens is what runs."""
 
-    capabilities = Capability.HALF_CLOSE | Capability.DETECTS_SILENT_LINK
+    capabilities: Capability = Capability.HALF_CLOSE | Capability.DETECTS_SILENT_LINK
 
     def __init__(
         self,
