@@ -314,7 +314,7 @@ class Worker:
     async def end_input(self) -> None:
         """Close its stdin once all that was handed over is written; or stop it, if need be."""
         await self._until(lambda: not self._writing or self._ending)
-        if self._ending or self._channel is None:
+        if self._ending or self._declared or self._channel is None:
             return
         if Capability.HALF_CLOSE not in self._can:
             self.stop()
@@ -323,6 +323,8 @@ class Worker:
             await self._channel.send_eof()
         except TransportBroken as broken:
             self._broke(broken)
+        except Exception as error:  # noqa: BLE001 - a plugin's mistake ends this worker only
+            self._crashed("closing the stdin of", error)
 
     def withdraw(self, item: Outgoing) -> bool:
         """Take a message back; ``False`` if a part of it may be written already."""
