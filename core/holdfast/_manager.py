@@ -357,8 +357,10 @@ class SessionManager:
         session = self.get(session_id)
         session._seal()
         await session.stop()
+        if self._sessions.get(session_id) is not session:
+            return  # somebody else did it meanwhile, and the id may be another session's by now
         session._close()
-        self._sessions.pop(session_id, None)
+        del self._sessions[session_id]
         if self._recorder is not None and session._track is not None:
             await self._recorder.forget(session._track)
 
