@@ -21,6 +21,7 @@ from ._resume import Refusing, describe, dialect_of, obstacle
 from ._session import Session
 from ._store import SessionHead, SessionSpec, Store, StoredSession
 from ._transport import Command, Transport
+from ._worker import close_transport
 
 _SLACK = 15.0
 """Seconds beyond the graces of its slowest session that leaving a manager may take: for closing
@@ -125,7 +126,7 @@ class SessionManager:
         self._transports.clear()
         async with anyio.create_task_group() as closing:
             for transport in transports:
-                closing.start_soon(transport.aclose)
+                closing.start_soon(close_transport, transport)
 
     def create(
         self,

@@ -45,7 +45,7 @@ _STDERR_SETTLE: Final = 0.1
 """Seconds for the rest of stderr: it matters less than a prompt word about the loss."""
 
 _CLOSE: Final = 10.0
-"""Seconds for a channel's ``aclose``, which promises to be bounded, before we go on without it."""
+"""Seconds for an ``aclose``, which promises to be bounded, before we go on without it."""
 
 
 class Sink(Protocol):
@@ -194,10 +194,7 @@ class Worker:
                 pumps.cancel_scope.cancel()
         finally:
             self._pumps = None
-            with anyio.move_on_after(_CLOSE, shield=True) as bound:
-                await channel.aclose()
-            if bound.cancelled_caught:
-                _log.error("%r did not close within %g s", channel, _CLOSE)
+            await _close(channel)
             await self._learn_exit(channel)
 
     async def _finish(self, channel: Channel) -> None:
@@ -529,3 +526,18 @@ class Worker:
                 await self._bell.wait()
             return True
         return condition()
+
+
+async def _close(what: Channel | Transport) -> None:
+    with anyio.move_on_after(_CLOSE, shield=True) as bound:
+        await what.aclose()
+    if bound.cancelled_caught:
+        _log.error("%r did not close within %g s", what, _CLOSE)
+
+
+async def close_transport(transport: Transport) -> None:
+    """Close what a transport's channels shared; one that fails or hangs changes nothing else."""
+    try:
+        await _close(transport)
+    except Exception:  # noqa: BLE001 - a plugin's mistake, and nothing is left that it could end
+        _log.exception("%r could not be closed", transport)
