@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import socket
 import subprocess
@@ -14,41 +13,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.terminal import on_terminal, plain
 
 from holdfast._cli import doctor, main
 from holdfast._cli._checks import CHECKS, Finding, State
 
 ESCAPE = "\x1b["
+HOLDFAST = (sys.executable, "-m", "holdfast")
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object, str, str]:
     with pytest.raises(SystemExit) as exit:
         main(list(arguments))
     return exit.value.code, *capsys.readouterr()
-
-
-def on_terminal(*arguments: str) -> str:
-    """What the command prints when a person looks."""
-    ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"}
-    environment.pop("NO_COLOR", None)
-    with subprocess.Popen(
-        [sys.executable, "-m", "holdfast", *arguments], stdout=theirs, env=environment
-    ) as process:
-        os.close(theirs)
-        output = b""
-        try:
-            while data := os.read(ours, 65536):
-                output += data
-        except OSError:  # how a Linux terminal ends
-            pass
-        os.close(ours)
-    assert process.returncode == 0
-    return output.decode()
-
-
-def plain(text: str) -> str:
-    return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
 @pytest.fixture
@@ -172,7 +149,7 @@ def test_transports_is_a_table_on_a_terminal(
     """A person gets a table, and the options in one of their own."""
     paths = [str(tmp_path), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
-    shown = on_terminal("transports")
+    shown = on_terminal(*HOLDFAST, "transports")
     assert ESCAPE in shown
     assert re.search(r"Scheme +Summary +Example +Can +From", plain(shown))
     assert re.search(r"far +a far place +far://away +depends on", plain(shown))
@@ -279,7 +256,7 @@ def test_doctor_survives_a_check_that_fails(
 
 def test_doctor_is_a_table_on_a_terminal() -> None:
     """A person gets a table, with the states in colour."""
-    shown = on_terminal("doctor")
+    shown = on_terminal(*HOLDFAST, "doctor")
     assert "\x1b[32mok" in shown
     assert re.search(r"ok +local worker +a line went through `cat` and back", plain(shown))
 
