@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Final, Protocol
 
 import anyio
@@ -288,7 +289,7 @@ class Worker:
         frame = self._framing.encode(message.data)
         taken = 0
         if not self._writing and not self._ending and not self._declared:
-            try:
+            try:  # as `_noting` does, without its cost
                 taken = self._channel.send_nowait(frame)  # type: ignore[union-attr]
             except TransportBroken as broken:
                 self._broke(broken)
@@ -316,12 +317,8 @@ class Worker:
         if Capability.HALF_CLOSE not in self._can:
             self.stop()
             return
-        try:
+        with self._noting("closing the stdin of"):
             await self._channel.send_eof()
-        except TransportBroken as broken:
-            self._broke(broken)
-        except Exception as error:  # noqa: BLE001 - a plugin's mistake ends this worker only
-            self._crashed("closing the stdin of", error)
 
     def withdraw(self, item: Outgoing) -> bool:
         """Take a message back; ``False`` if a part of it may be written already."""
@@ -334,20 +331,16 @@ class Worker:
     # -- the pumps ---------------------------------------------------------------------------
 
     async def _pump_stdout(self, channel: Channel) -> None:
-        try:
+        with self._noting("reading"):
             await channel.forward(self._take_stdout, _READ)
             self._sink.output(self, b"")
             self.evidence.eof = self._ending = True
-        except TransportBroken as broken:
-            self._broke(broken)
-        except Exception as error:  # noqa: BLE001 - a plugin's mistake ends this worker only
-            self._crashed("reading", error)
         self._stdout_done = True
         self._bell.ring()
 
     async def _pump_stderr(self, channel: Channel) -> None:
         limit = self._limits.stderr_tail
-        try:
+        with self._noting("reading stderr"):
             while data := await channel.receive_stderr(_READ):
                 self.stderr_tail = (self.stderr_tail + data)[-limit:] if limit else b""
                 if (slow := self._sink.stderr(self, data)) is not None:
@@ -355,10 +348,6 @@ class Worker:
                     await slow
                     self._stderr_held = False
                     self._bell.ring()
-        except TransportBroken as broken:
-            self._broke(broken)
-        except Exception as error:  # noqa: BLE001 - a plugin's mistake ends this worker only
-            self._crashed("reading stderr", error)
         self._stderr_done = True
         self._bell.ring()
 
@@ -391,7 +380,7 @@ class Worker:
 
     async def _pump_stdin(self, channel: Channel) -> None:
         """Write what lies in the outbox; there is never more than one of these."""
-        try:
+        with self._noting("writing"):
             while self._outbox and (not self._ending or self._partly_written):
                 item = self._outbox[0]
                 if not item.taken:
@@ -407,12 +396,18 @@ class Worker:
                 item.delivery = Delivery.WRITTEN
                 self._sink.written(self, item.message)
                 item.settle()
+        self._writing = False
+        self._bell.ring()
+
+    @contextmanager
+    def _noting(self, doing: str) -> Iterator[None]:
+        """Whatever is met within is a note in the evidence."""
+        try:
+            yield
         except TransportBroken as broken:
             self._broke(broken)
         except Exception as error:  # noqa: BLE001 - a plugin's mistake ends this worker only
-            self._crashed("writing", error)
-        self._writing = False
-        self._bell.ring()
+            self._crashed(doing, error)
 
     def _broke(self, broken: TransportBroken) -> None:
         if self.evidence.broken is None:
