@@ -136,10 +136,10 @@ class WorkerLost(HoldfastError):
 
 
 class CallError(HoldfastError):
-    """A call was answered with a JSON-RPC error.
+    """A call was answered with a JSON-RPC error, or with what is no answer that can be read.
 
     Attributes:
-        code: The error's code.
+        code: The error's code; 0 if it has none.
         message: The error's message.
         data: The error's data, ``None`` if it has none.
     """

@@ -21,6 +21,7 @@ from ._resume import Refusing, describe, dialect_of, obstacle
 from ._session import Session
 from ._store import SessionHead, SessionSpec, Store, StoredSession
 from ._transport import Command, Transport
+from ._worker import close_transport
 
 _SLACK = 15.0
 """Seconds beyond the graces of its slowest session that leaving a manager may take: for closing
@@ -125,7 +126,7 @@ class SessionManager:
         self._transports.clear()
         async with anyio.create_task_group() as closing:
             for transport in transports:
-                closing.start_soon(transport.aclose)
+                closing.start_soon(close_transport, transport)
 
     def create(
         self,
@@ -357,8 +358,10 @@ class SessionManager:
         session = self.get(session_id)
         session._seal()
         await session.stop()
+        if self._sessions.get(session_id) is not session:
+            return  # somebody else did it meanwhile, and the id may be another session's by now
         session._close()
-        self._sessions.pop(session_id, None)
+        del self._sessions[session_id]
         if self._recorder is not None and session._track is not None:
             await self._recorder.forget(session._track)
 

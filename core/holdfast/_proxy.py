@@ -33,7 +33,7 @@ from ._limits import Limits
 from ._machine import Machine, Phase, Verdict
 from ._status import Delivery, Exit, Status
 from ._transport import Command, Transport
-from ._worker import Outgoing, Worker
+from ._worker import Outgoing, Worker, close_transport
 from .pipes import PipeReader, PipeWriter, open_reader
 
 LINK_BROKEN: Final = 74
@@ -164,7 +164,7 @@ class Proxy:
                 await self._stdout.flush()
                 await self._stderr.flush()
             tasks.cancel_scope.cancel()
-        await self._transport.aclose()
+        await close_transport(self._transport)
         return self._exit_code()
 
     def _say(self, data: bytes) -> None:

@@ -274,7 +274,6 @@ class Recorder:
             if not self._waiting and not self._removals:
                 await self._work.wait()
                 continue
-            await self.write()
             count = await self.write()
             if self.failure is not None:
                 await anyio.sleep(_RETRY)

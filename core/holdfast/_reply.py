@@ -30,11 +30,14 @@ class Reply:
             status: The session's, for the error that says that no answer came.
 
         Raises:
-            CallError: It was answered with an error.
+            CallError: It was answered with an error, or with what cannot be read.
             WorkerLost: It was answered in the worker's place.
         """
         assert self.line is not None
-        answer = _decode(self.line.data)
+        try:
+            answer = _decode(self.line.data)
+        except (ValueError, RecursionError) as native:
+            raise CallError(0, f"an answer that cannot be read as JSON: {native}") from native
         error = answer.get("error")
         if error is None:
             return answer.get("result")

@@ -494,7 +494,7 @@ class Session:
             The answer's result.
 
         Raises:
-            CallError: It was answered with an error.
+            CallError: It was answered with an error, or with what cannot be read.
             WorkerLost: No answer will come, because the worker was lost or could not be reached.
             TimeoutError: It took too long.
             InvalidMessage: It cannot be written as JSON, or its id is in flight already.

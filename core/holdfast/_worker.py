@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Final, Protocol
 
 import anyio
@@ -45,7 +46,7 @@ _STDERR_SETTLE: Final = 0.1
 """Seconds for the rest of stderr: it matters less than a prompt word about the loss."""
 
 _CLOSE: Final = 10.0
-"""Seconds for a channel's ``aclose``, which promises to be bounded, before we go on without it."""
+"""Seconds for an ``aclose``, which promises to be bounded, before we go on without it."""
 
 
 class Sink(Protocol):
@@ -194,10 +195,7 @@ class Worker:
                 pumps.cancel_scope.cancel()
         finally:
             self._pumps = None
-            with anyio.move_on_after(_CLOSE, shield=True) as bound:
-                await channel.aclose()
-            if bound.cancelled_caught:
-                _log.error("%r did not close within %g s", channel, _CLOSE)
+            await _close(channel)
             await self._learn_exit(channel)
 
     async def _finish(self, channel: Channel) -> None:
@@ -291,7 +289,7 @@ class Worker:
         frame = self._framing.encode(message.data)
         taken = 0
         if not self._writing and not self._ending and not self._declared:
-            try:
+            try:  # as `_noting` does, without its cost
                 taken = self._channel.send_nowait(frame)  # type: ignore[union-attr]
             except TransportBroken as broken:
                 self._broke(broken)
@@ -314,15 +312,13 @@ class Worker:
     async def end_input(self) -> None:
         """Close its stdin once all that was handed over is written; or stop it, if need be."""
         await self._until(lambda: not self._writing or self._ending)
-        if self._ending or self._channel is None:
+        if self._ending or self._declared or self._channel is None:
             return
         if Capability.HALF_CLOSE not in self._can:
             self.stop()
             return
-        try:
+        with self._noting("closing the stdin of"):
             await self._channel.send_eof()
-        except TransportBroken as broken:
-            self._broke(broken)
 
     def withdraw(self, item: Outgoing) -> bool:
         """Take a message back; ``False`` if a part of it may be written already."""
@@ -335,20 +331,16 @@ class Worker:
     # -- the pumps ---------------------------------------------------------------------------
 
     async def _pump_stdout(self, channel: Channel) -> None:
-        try:
+        with self._noting("reading"):
             await channel.forward(self._take_stdout, _READ)
             self._sink.output(self, b"")
             self.evidence.eof = self._ending = True
-        except TransportBroken as broken:
-            self._broke(broken)
-        except Exception as error:  # noqa: BLE001 - a plugin's mistake ends this worker only
-            self._crashed("reading", error)
         self._stdout_done = True
         self._bell.ring()
 
     async def _pump_stderr(self, channel: Channel) -> None:
         limit = self._limits.stderr_tail
-        try:
+        with self._noting("reading stderr"):
             while data := await channel.receive_stderr(_READ):
                 self.stderr_tail = (self.stderr_tail + data)[-limit:] if limit else b""
                 if (slow := self._sink.stderr(self, data)) is not None:
@@ -356,10 +348,6 @@ class Worker:
                     await slow
                     self._stderr_held = False
                     self._bell.ring()
-        except TransportBroken as broken:
-            self._broke(broken)
-        except Exception as error:  # noqa: BLE001 - a plugin's mistake ends this worker only
-            self._crashed("reading stderr", error)
         self._stderr_done = True
         self._bell.ring()
 
@@ -392,7 +380,7 @@ class Worker:
 
     async def _pump_stdin(self, channel: Channel) -> None:
         """Write what lies in the outbox; there is never more than one of these."""
-        try:
+        with self._noting("writing"):
             while self._outbox and (not self._ending or self._partly_written):
                 item = self._outbox[0]
                 if not item.taken:
@@ -408,12 +396,18 @@ class Worker:
                 item.delivery = Delivery.WRITTEN
                 self._sink.written(self, item.message)
                 item.settle()
+        self._writing = False
+        self._bell.ring()
+
+    @contextmanager
+    def _noting(self, doing: str) -> Iterator[None]:
+        """Whatever is met within is a note in the evidence."""
+        try:
+            yield
         except TransportBroken as broken:
             self._broke(broken)
         except Exception as error:  # noqa: BLE001 - a plugin's mistake ends this worker only
-            self._crashed("writing", error)
-        self._writing = False
-        self._bell.ring()
+            self._crashed(doing, error)
 
     def _broke(self, broken: TransportBroken) -> None:
         if self.evidence.broken is None:
@@ -527,3 +521,18 @@ class Worker:
                 await self._bell.wait()
             return True
         return condition()
+
+
+async def _close(what: Channel | Transport) -> None:
+    with anyio.move_on_after(_CLOSE, shield=True) as bound:
+        await what.aclose()
+    if bound.cancelled_caught:
+        _log.error("%r did not close within %g s", what, _CLOSE)
+
+
+async def close_transport(transport: Transport) -> None:
+    """Close what a transport's channels shared; one that fails or hangs changes nothing else."""
+    try:
+        await _close(transport)
+    except Exception:  # noqa: BLE001 - a plugin's mistake, and nothing is left that it could end
+        _log.exception("%r could not be closed", transport)

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from holdfast import Channel, Command, Registry
+from holdfast import Registry, Transport
 
 from tests.containers.engine import BUSYBOX, Dockerd  # isort: skip
 
-from . import measures
-from .ssh import LINE, _trips
+from . import bare, measures
+from .bare import FIRST, LINE
 
 ENGINE: list[tuple[Dockerd, str]] = []
-FIRST = ["sh", "-c", "echo up; exec cat"]
-PIECE = 100_000
 
 
 @contextmanager
@@ -36,18 +34,11 @@ def engine() -> Iterator[None]:
             ENGINE.pop()
 
 
-@asynccontextmanager
-async def channel(argv: list[str], scheme: str) -> AsyncIterator[Channel]:
-    """A worker by holdfast."""
+def transport(scheme: str) -> Transport:
+    """holdfast's way to a container."""
     dockerd, container = ENGINE[-1]
-    place = Registry().transport(
-        dockerd.target(BUSYBOX if scheme == "docker" else container, scheme)
-    )
-    try:
-        async with place.open(Command(tuple(argv))) as opened:
-            yield opened
-    finally:
-        await place.aclose()
+    image = BUSYBOX if scheme == "docker" else container
+    return Registry().transport(dockerd.target(image, scheme))
 
 
 def _command(argv: list[str], how: str) -> list[str]:
@@ -73,32 +64,14 @@ async def by_aiodocker(argv: list[str]) -> AsyncIterator[Any]:
 
 async def trip_holdfast(scheme: str) -> float:
     """A line to ``cat`` and back."""
-    async with channel(["cat"], scheme) as opened:
-
-        async def trip() -> None:
-            taken = opened.send_nowait(LINE)
-            if taken < len(LINE):
-                await opened.send(LINE[taken:])
-            got = 0
-            while got < len(LINE):
-                got += len(await opened.receive())
-
-        return await _trips(trip)
+    async with bare.channel(transport(scheme), ["cat"]) as opened:
+        return await bare.trip_by_channel(opened)
 
 
 async def trip_cli(how: str) -> float:
     """The same by the command line."""
     async with measures.raw(_command(["cat"], how)) as cat:
-        assert cat.stdin is not None
-        assert cat.stdout is not None
-        stdin, stdout = cat.stdin, cat.stdout
-
-        async def trip() -> None:
-            stdin.write(LINE)
-            await stdin.drain()
-            await stdout.readline()
-
-        return await _trips(trip)
+        return await bare.trip_by_pipes(cat)
 
 
 async def trip_aiodocker() -> float:
@@ -111,45 +84,23 @@ async def trip_aiodocker() -> float:
             while got < len(LINE):
                 got += len((await stream.read_out()).data)
 
-        return await _trips(trip)
+        return await bare.trips(trip)
 
 
 def _flood(size: int, count: int) -> list[str]:
     return ["sh", "-c", f"read x; exec dd if=/dev/zero bs={size} count={count} 2>/dev/null"]
 
 
-async def _rate(total: int, size: int, read: Callable[[], Awaitable[bytes]]) -> float:
-    got = start = len(await read())
-    began = time.perf_counter()
-    while got < total:
-        got += len(await read())
-    return (got - start) / size / (time.perf_counter() - began)
-
-
 async def lines_holdfast(size: int, count: int, scheme: str) -> float:
     """Lines per second, as their bytes come."""
-    async with channel(_flood(size, count), scheme) as opened:
-        await opened.send(b"\n")
-        got = start = len(await opened.receive())
-        began = time.perf_counter()
-
-        def take(data: bytes) -> None:
-            nonlocal got
-            got += len(data)
-
-        await opened.forward(take)
-        assert got == size * count
-        return (got - start) / size / (time.perf_counter() - began)
+    async with bare.channel(transport(scheme), _flood(size, count)) as opened:
+        return await bare.flow_by_channel(opened, size, count)
 
 
 async def lines_cli(size: int, count: int, how: str) -> float:
     """The same by the command line."""
     async with measures.raw(_command(_flood(size, count), how)) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(b"\n")
-        stdout = process.stdout
-        return await _rate(size * count, size, lambda: stdout.read(65536))
+        return await bare.flow_by_pipes(process, size, count)
 
 
 async def lines_aiodocker(size: int, count: int) -> float:
@@ -160,45 +111,27 @@ async def lines_aiodocker(size: int, count: int) -> float:
         async def read() -> bytes:
             return bytes((await stream.read_out()).data)
 
-        return await _rate(size * count, size, read)
+        return await bare.flow(size, count, read)
 
 
 async def first_byte_holdfast(scheme: str) -> float:
     """Seconds to the first byte of a worker."""
-    began = time.perf_counter()
-    async with channel(FIRST, scheme) as opened:
-        await opened.receive()
-        return time.perf_counter() - began
+    return await bare.first_byte(transport(scheme))
 
 
 async def second_byte_holdfast(scheme: str) -> float:
-    """The same beside another worker of the same transport, whose guard is up."""
-    dockerd, container = ENGINE[-1]
-    place = Registry().transport(
-        dockerd.target(BUSYBOX if scheme == "docker" else container, scheme)
-    )
-    try:
-        async with place.open(Command(tuple(FIRST))):
-            pass  # the guard ends it
-        async with place.open(Command(tuple(FIRST))) as opened:
-            await opened.receive()
-            began = time.perf_counter()
-            async with place.open(Command(tuple(FIRST))) as second:
-                await second.receive()
-                return time.perf_counter() - began
-    finally:
-        await place.aclose()
+    """The same beside another worker of the same transport."""
+    return await bare.second_byte(transport(scheme))
 
 
 async def first_byte_cli(how: str) -> float:
     """The same by the command line."""
     began = time.perf_counter()
     process = await asyncio.create_subprocess_exec(*_command(FIRST, how), stdin=-1, stdout=-1)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    await process.stdout.readline()
+    stdin, stdout = bare.pipes(process)
+    await stdout.readline()
     took = time.perf_counter() - began
-    process.stdin.close()
+    stdin.close()
     await process.wait()  # a kill would leave its container
     return took
 

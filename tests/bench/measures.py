@@ -10,34 +10,22 @@ import asyncio
 import datetime as dt
 import gc
 import os
-import statistics
 import sys
 import tempfile
 import threading
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import anyio
 
 import holdfast
 
-from . import workers
+from . import bare, workers
 
 TEXT = "x" * 120
 ECHO = b'{"jsonrpc":"2.0","id":"hf-1234","method":"echo","params":{"text":"%b"}}\n' % TEXT.encode()
-TRIPS = 300
-
-
-async def _trips(trip: Callable[[], Coroutine[Any, Any, object]]) -> float:
-    times = []
-    for _ in range(TRIPS):
-        began = time.perf_counter()
-        await trip()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
 
 
 @asynccontextmanager
@@ -74,23 +62,14 @@ async def session(command: list[str]) -> AsyncIterator[holdfast.Session]:
 async def trip_raw() -> float:
     """asyncio's streams: ``write``, ``drain``, ``readline``."""
     async with raw(workers.ANSWER) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        stdin, stdout = process.stdin, process.stdout
-
-        async def trip() -> None:
-            stdin.write(ECHO)
-            await stdin.drain()
-            await stdout.readline()
-
-        return await _trips(trip)
+        return await bare.trip_by_pipes(process, ECHO)
 
 
 async def trip_holdfast(timeout: float | None = None) -> float:
     """``session.call``: with ids, journal, statuses and a subscriber."""
     async with session(workers.ANSWER) as opened:
         params = {"text": TEXT}
-        return await _trips(lambda: opened.call("echo", params, timeout=timeout))
+        return await bare.trips(lambda: opened.call("echo", params, timeout=timeout))
 
 
 async def trip_mcp() -> float:
@@ -104,24 +83,14 @@ async def trip_mcp() -> float:
         ClientSession(read, write) as client,
     ):
         await client.initialize()
-        return await _trips(client.send_ping)
+        return await bare.trips(client.send_ping)
 
 
 async def trip_run() -> float:
     """asyncio's streams, with ``holdfast run local: --`` between them and the worker."""
     between = [sys.executable, "-m", "holdfast", "run", "local:", "--", *workers.ANSWER]
     async with raw(between) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        stdin, stdout = process.stdin, process.stdout
-
-        async def trip() -> None:
-            stdin.write(ECHO)
-            await stdin.drain()
-            await stdout.readline()
-
-        await trip()
-        return await _trips(trip)
+        return await bare.trip_by_pipes(process, ECHO)
 
 
 # -- throughput -----------------------------------------------------------------------------------
@@ -131,13 +100,12 @@ async def lines_raw(size: int, count: int) -> float:
     """asyncio's ``readline``, and nothing done with the line."""
     command, total = workers.flood(size, count)
     async with raw(command) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(b"\n")
-        await process.stdout.readline()
+        stdin, stdout = bare.pipes(process)
+        stdin.write(b"\n")
+        await stdout.readline()
         began = time.perf_counter()
         for _ in range(total - 1):
-            await process.stdout.readline()
+            await stdout.readline()
         return (total - 1) / (time.perf_counter() - began)
 
 

@@ -24,26 +24,26 @@ def transport_to(target: str) -> Transport:
     return Registry().transport(target)
 
 
-class EngineContract(TransportContract):
+class EngineLink:
     """What the contract needs to be tried: a link to an engine that can be cut, or fall silent."""
 
-    def target(self, engine: Dockerd, host: str, request: pytest.FixtureRequest) -> str:
+    def target(self, host: str, request: pytest.FixtureRequest) -> str:
         """Where workers run."""
         raise NotImplementedError
 
     @pytest.fixture
-    def link(self, dockerd: Dockerd, relay: Callable[[Dockerd], Relay]) -> Relay:
-        return relay(dockerd)
+    def engine(self, dockerd: Dockerd) -> Dockerd:
+        return dockerd
+
+    @pytest.fixture
+    def link(self, engine: Dockerd, relay: Callable[[Dockerd], Relay]) -> Relay:
+        return relay(engine)
 
     @pytest.fixture
     async def transport(
-        self,
-        dockerd: Dockerd,
-        link: Relay,
-        request: pytest.FixtureRequest,
-        anyio_backend: object,
+        self, link: Relay, request: pytest.FixtureRequest, anyio_backend: object
     ) -> AsyncIterator[Transport]:
-        transport = transport_to(self.target(dockerd, f"tcp://{link.host}:{link.port}", request))
+        transport = transport_to(self.target(f"tcp://{link.host}:{link.port}", request))
         yield transport
         await transport.aclose()
 
@@ -55,16 +55,20 @@ class EngineContract(TransportContract):
         return cut
 
     @pytest.fixture
-    def silence(self, dockerd: Dockerd) -> Iterator[object]:
+    def silence(self, engine: Dockerd) -> Iterator[object]:
         async def freeze(channel: Channel) -> None:
-            dockerd.freeze()
+            engine.freeze()
 
         yield freeze
-        dockerd.thaw()
+        engine.thaw()
 
     @pytest.fixture
-    def unreachable(self, dockerd: Dockerd, request: pytest.FixtureRequest) -> Transport:
-        return transport_to(self.target(dockerd, f"tcp://127.0.0.1:{unused_port()}", request))
+    def unreachable(self, request: pytest.FixtureRequest) -> Transport:
+        return transport_to(self.target(f"tcp://127.0.0.1:{unused_port()}", request))
+
+
+class EngineContract(EngineLink, TransportContract):
+    """The whole contract."""
 
 
 def in_container(container: str) -> list[int]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
-from tests.containers.engine import BUSYBOX, Dockerd
+from tests.containers.engine import BUSYBOX
 from tests.containers.kit import FAST, EngineContract, empty
 
 from holdfast import Channel
@@ -26,7 +26,7 @@ class TestDocker(EngineContract):
     def _needs(self, shared: Path) -> None:
         """Files that one worker makes are there for the next."""
 
-    def target(self, engine: Dockerd, host: str, request: pytest.FixtureRequest) -> str:
+    def target(self, host: str, request: pytest.FixtureRequest) -> str:
         shared = request.getfixturevalue("shared")
         query = urlencode({"host": host, "mount": f"{shared}:/tmp", **FAST})
         return f"docker://{BUSYBOX}?{query}"
@@ -48,7 +48,7 @@ class TestDocker(EngineContract):
 class TestDockerExec(EngineContract):
     """``docker+exec://``: workers beside each other in one container that runs."""
 
-    def target(self, engine: Dockerd, host: str, request: pytest.FixtureRequest) -> str:
+    def target(self, host: str, request: pytest.FixtureRequest) -> str:
         container = request.getfixturevalue("container")
         return f"docker+exec://{container}?{urlencode({'host': host, **FAST})}"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import socket
 import socketserver
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.terminal import on_terminal, plain
 
 from holdfast.testing import CLAUSES, SCRIPT_WORKER
 
@@ -211,34 +211,12 @@ def test_a_transport_that_blocks(sick: dict[str, str]) -> None:
 
 def test_on_a_terminal() -> None:
     """A person sees how far it is, and tables; no pytest settings of the user's interfere."""
-    ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"}
-    environment |= {"PYTEST_ADDOPTS": "--no-such-option"}
     arguments = ["check", "local:", "--clause", "HF-EXIT-*", "--backend", "asyncio"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "holdfast", *arguments],
-        stdout=theirs,
-        stderr=theirs,
-        env=environment,
-    ) as process:
-        os.close(theirs)
-        output = read_all(ours)
-    assert process.returncode == 0, output
-    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", output)
+    command = [sys.executable, "-m", "holdfast", *arguments]
+    text = plain(on_terminal(*command, PYTEST_ADDOPTS="--no-such-option"))
     assert "3/3" in text
     assert re.search(r"passed +HF-EXIT-2 +Death by a signal", text)
     assert "What its absence costs" in text
-
-
-def read_all(terminal: int) -> str:
-    output = b""
-    try:
-        while data := os.read(terminal, 65536):
-            output += data
-    except OSError:  # how a Linux terminal ends
-        pass
-    os.close(terminal)
-    return output.decode()
 
 
 def test_an_unavailable_target() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import signal
 import subprocess
@@ -12,6 +11,7 @@ import sys
 import time
 
 import pytest
+from tests.terminal import on_terminal, plain
 
 DEMO = [sys.executable, "-m", "holdfast", "demo"]
 
@@ -66,23 +66,9 @@ def test_the_demo_gives_its_events_as_json() -> None:
 
 def test_the_demo_is_coloured_on_a_terminal() -> None:
     """A person sees colours, and the words of an answer in one row."""
-    ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120"}
-    environment.pop("NO_COLOR", None)
-    with subprocess.Popen(DEMO, stdout=theirs, stderr=theirs, env=environment) as process:
-        os.close(theirs)
-        output = b""
-        try:
-            while data := os.read(ours, 65536):
-                output += data
-        except OSError:  # how a Linux terminal ends
-            pass
-        os.close(ours)
-    assert process.returncode == 0
-    shown = output.decode().replace("\r\n", "\n")
+    shown = on_terminal(*DEMO, columns=120)
     assert "\x1b[1;32m  ok " in shown
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
-    assert "worker   I say one word at a time until I stop or am stopped. \n" in plain
+    assert "worker   I say one word at a time until I stop or am stopped. \n" in plain(shown)
 
 
 @pytest.mark.parametrize(

@@ -34,9 +34,10 @@ from holdfast import (
 from holdfast_transports.local import LocalTransport
 
 from .workers.harness import (
+    BIG,
+    MIB,
     QUICK,
     WORKER,
-    Gate,
     alive,
     answer_to,
     answers,
@@ -55,12 +56,11 @@ from .workers.harness import (
     request,
     running,
     sent,
+    stuffed,
     until,
 )
 
 pytestmark = pytest.mark.anyio
-
-MIB = 1024 * 1024
 
 
 def resident() -> int:
@@ -77,13 +77,6 @@ def peak() -> int:
         if line.startswith("VmHWM:")
     ]
     return int(line.split()[1]) * 1024
-
-
-@pytest.fixture
-def gate(tmp_path):
-    gate = Gate(tmp_path)
-    yield gate
-    gate.close()
 
 
 # -- 3: stderr that nobody reads --------------------------------------------------------------
@@ -555,8 +548,6 @@ async def test_13_a_forgotten_session_leaves_nothing():
 
 # -- 14: a cancelled send leaves half a line --------------------------------------------------
 
-BIG = "x" * (10 * MIB)
-
 
 @pytest.mark.uvloop
 async def test_14_a_cancelled_send_is_finished_if_it_was_begun(gate):
@@ -590,8 +581,7 @@ async def test_14_a_cancelled_send_that_was_not_begun_is_withdrawn_and_answered(
         await ask(session, "report", "report")
         await ask(session, "pause", "pause", fifo=gate.path)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(session.send, request("big", "echo", text=BIG))
-            await until(session, lambda event: getattr(event, "id", None) == "big")
+            await stuffed(session, tasks)
             async with anyio.create_task_group() as sender:
                 sender.start_soon(session.send, request("queued", "echo"))
                 while "queued" not in session.in_flight:

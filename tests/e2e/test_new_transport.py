@@ -11,37 +11,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
-
-
-def environment() -> dict[str, str]:
-    """Ours without what leads to this checkout; installers trust what the machine trusts."""
-    inherited = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("PYTHON", "PYTEST", "VIRTUAL_ENV", "UV_PROJECT"))
-    }
-    if CERTIFICATES.exists():
-        inherited.setdefault("SSL_CERT_FILE", str(CERTIFICATES))
-        inherited.setdefault("PIP_CERT", str(CERTIFICATES))
-    return inherited
-
-
-def run(*command: object, cwd: Path, **options: object) -> str:
-    """Run a command that must end well; gives its stdout."""
-    done = subprocess.run(
-        [str(word) for word in command],
-        cwd=cwd,
-        env=environment(),
-        capture_output=True,
-        check=False,
-        text=True,
-        timeout=200,
-        **options,
-    )
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+from .installing import run
+from .pages import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import fcntl
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tarfile
 import tomllib
@@ -17,6 +16,7 @@ from zipfile import ZipFile
 import pytest
 from packaging.requirements import Requirement
 
+from .installing import run
 from .pages import ROOT
 
 PROJECTS = {
@@ -36,8 +36,6 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 TOO_MUCH = ("fastapi", "h11", "paramiko", "pytest", "trio")
 """What comes with no extra but those that name it."""
 
-BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
-
 
 class Built(NamedTuple):
     """What was built, and the environment's pins, in the folder of this test run."""
@@ -52,26 +50,6 @@ class Built(NamedTuple):
     def sdist(self, name: str) -> Path:
         (found,) = self.folder.glob(f"{name.replace('-', '_')}-*.tar.gz")
         return found
-
-
-def run(*command: object, cwd: Path) -> str:
-    """A program's stdout; it has to succeed."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    del env["PATH"]
-    if BUNDLE.exists():  # as tests/run does: uv trusts no more than its own certificates
-        env.setdefault("SSL_CERT_FILE", str(BUNDLE))
-    env.pop("VIRTUAL_ENV", None)
-    done = subprocess.run(
-        [str(part) for part in command],
-        cwd=cwd,
-        env={**env, "PATH": "/usr/local/bin:/usr/bin:/bin"},
-        capture_output=True,
-        check=False,
-        text=True,
-        timeout=200,
-    )
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,6 @@ from holdfast_transports.local import LocalTransport
 from .workers.harness import (
     QUICK,
     WORKER,
-    Gate,
     alive,
     answer_to,
     answers,
@@ -47,6 +46,7 @@ from .workers.harness import (
     request,
     running,
     statuses,
+    stuffed,
     until,
 )
 
@@ -561,21 +561,15 @@ async def test_subscribers_see_the_end_before_their_subscription_ends():
     assert final.status.state is State.STOPPED
 
 
-async def test_forget_during_a_blocked_send_ends_it(tmp_path):
+async def test_forget_during_a_blocked_send_ends_it(gate):
     """A session that is forgotten keeps nobody waiting."""
-    gate = Gate(tmp_path)
     async with SessionManager() as manager:
         session = await manager.start(LocalTransport(), WORKER, session_id="s")
         await ask(session, "pause", "pause", fifo=gate.path)
         receipts = []
-
-        async def send():
-            receipts.append(await session.send(request("big", "echo", text="x" * 10_000_000)))
-
         with deadline():
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(send)
-                await until(session, lambda event: getattr(event, "id", None) == "big")
+                await stuffed(session, tasks, receipts)
                 with at_most(1):
                     await manager.forget("s")
         assert receipts[0].delivery is Delivery.UNKNOWN

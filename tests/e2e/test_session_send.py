@@ -26,9 +26,10 @@ from holdfast import (
 from holdfast_transports.local import LocalTransport
 
 from .workers.harness import (
+    BIG,
+    MIB,
     QUICK,
     WORKER,
-    Gate,
     alive,
     answer_to,
     answers,
@@ -46,33 +47,11 @@ from .workers.harness import (
     running,
     sent,
     statuses,
+    stuffed,
     until,
 )
 
 pytestmark = pytest.mark.anyio
-
-MIB = 1024 * 1024
-BIG = "x" * (10 * MIB)
-
-
-@pytest.fixture
-def gate(tmp_path):
-    gate = Gate(tmp_path)
-    yield gate
-    gate.close()
-
-
-async def stuffed(session, tasks, receipts=None):
-    """Begin to send 10 MiB to a worker that takes no input, and wait until a part is written."""
-
-    async def send():
-        receipt = await session.send(request("big", "echo_size", text=BIG))
-        if receipts is not None:
-            receipts.append(receipt)
-
-    tasks.start_soon(send)
-    await until(session, lambda event: getattr(event, "id", None) == "big")
-
 
 # -- a worker that takes no input -------------------------------------------------------------
 

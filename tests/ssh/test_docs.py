@@ -2,50 +2,37 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tests.e2e.pages import ROOT, run_by, shell
 from tests.ssh.sshd import Sshd
 
 from holdfast_transports.ssh._settings import OPTIONS
 
-PAGE = Path(__file__).parents[2] / "docs" / "ssh.md"
-FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+RUNNER = "tests/ssh/test_docs.py"
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+@pytest.fixture(params=["paramiko", "openssh"])
+def target(request: pytest.FixtureRequest, sshd: Sshd) -> str:
+    """A server of the tests, in the place of build7."""
+    return sshd.target(client=request.param)
 
 
-def block(language: str) -> str:
-    (found,) = (each[2] for each in FENCE.finditer(PAGE.read_text()) if each[1] == language)
-    return found
+def test_the_commands_print_what_they_show(target: str, tmp_path: Path) -> None:
+    """The console block."""
+    (block,) = run_by(RUNNER, "console")
+    commands = block.commands.replace("ssh://build7", f"'{target}'")
+    assert shell(commands, tmp_path) == block.output
 
 
-@pytest.mark.parametrize("client", ["paramiko", "openssh"])
-def test_the_commands_print_what_they_show(sshd: Sshd, client: str) -> None:
-    """The console block, with a server of the tests in the place of build7."""
-    lines = block("console").replace("ssh://build7", f"'{sshd.target(client=client)}'").splitlines()
-    done = subprocess.run(
-        ["sh", "-c", "\n".join(line[2:] for line in lines if line.startswith("$ "))],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=environment(),
-        check=False,
-    )
-    assert done.stdout.splitlines() == [line for line in lines if not line.startswith("$ ")]
-    assert done.stderr == ""
-
-
-@pytest.mark.parametrize("client", ["paramiko", "openssh"])
-def test_the_program_runs(sshd: Sshd, client: str) -> None:
+def test_the_program_runs(target: str) -> None:
     """The Python block ends well."""
-    program = block("python").replace("ssh://build7", sshd.target(client=client))
+    (block,) = run_by(RUNNER, "python")
+    program = block.text.replace("ssh://build7", target)
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, timeout=60, check=False
     )
@@ -54,5 +41,6 @@ def test_the_program_runs(sshd: Sshd, client: str) -> None:
 
 def test_every_option_is_explained() -> None:
     """The table of options has each option, and no other."""
-    table = PAGE.read_text().partition("## Targets and options")[2].partition("\n## ")[0]
+    page = (ROOT / "docs" / "ssh.md").read_text()
+    table = page.partition("## Targets and options")[2].partition("\n## ")[0]
     assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == OPTIONS.keys()

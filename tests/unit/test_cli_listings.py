@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import socket
 import subprocess
@@ -14,42 +13,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.terminal import on_terminal, plain
 
 from holdfast._cli import cli, doctor, main
 from holdfast._cli._checks import CHECKS, Finding, State
 from holdfast._registry import Registry
 
 ESCAPE = "\x1b["
+HOLDFAST = (sys.executable, "-m", "holdfast")
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object, str, str]:
     with pytest.raises(SystemExit) as exit:
         main(list(arguments))
     return exit.value.code, *capsys.readouterr()
-
-
-def on_terminal(*arguments: str, columns: int = 100, term: str = "xterm-256color") -> str:
-    """What the command prints when a person looks."""
-    ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": term, "COLUMNS": str(columns)}
-    environment.pop("NO_COLOR", None)
-    with subprocess.Popen(
-        [sys.executable, "-m", "holdfast", *arguments], stdout=theirs, env=environment
-    ) as process:
-        os.close(theirs)
-        output = b""
-        try:
-            while data := os.read(ours, 65536):
-                output += data
-        except OSError:  # how a Linux terminal ends
-            pass
-        os.close(ours)
-    assert process.returncode == 0
-    return output.decode()
-
-
-def plain(text: str) -> str:
-    return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
 @pytest.fixture
@@ -125,7 +102,7 @@ def test_an_unknown_command_says_what_to_do_next(
 @pytest.mark.parametrize("command", ["transports", "doctor"])
 def test_a_narrow_terminal_gets_lines(command: str) -> None:
     """No room for a table: what a pipe gets, in which no word is cut."""
-    shown = on_terminal(command, columns=40)
+    shown = on_terminal(*HOLDFAST, command, columns=40)
     assert ESCAPE not in shown
     assert "\N{HORIZONTAL ELLIPSIS}" not in shown
     assert "docker+exec" in shown
@@ -134,8 +111,8 @@ def test_a_narrow_terminal_gets_lines(command: str) -> None:
 @pytest.mark.parametrize("command", ["transports", "doctor"])
 def test_a_terminal_that_says_little_is_printed_to(command: str) -> None:
     """``COLUMNS=0`` is no width, and a dumb terminal gets no colours."""
-    assert "docker+exec" in plain(on_terminal(command, columns=0))
-    assert ESCAPE not in on_terminal(command, term="dumb")
+    assert "docker+exec" in plain(on_terminal(*HOLDFAST, command, columns=0))
+    assert ESCAPE not in on_terminal(*HOLDFAST, command, TERM="dumb")
 
 
 @pytest.mark.parametrize("command", ["transports", "doctor", "demo", "--help"])
@@ -250,7 +227,7 @@ def test_transports_is_a_table_on_a_terminal(
     """A person gets a table, and the options in one of their own."""
     paths = [str(tmp_path), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
-    shown = on_terminal("transports")
+    shown = on_terminal(*HOLDFAST, "transports")
     assert ESCAPE in shown
     assert re.search(r"Scheme +Summary +Example +Can +From", plain(shown))
     assert re.search(r"far +a far place +far://away +depends on", plain(shown))
@@ -358,7 +335,7 @@ def test_doctor_survives_a_check_that_fails(
 
 def test_doctor_is_a_table_on_a_terminal() -> None:
     """A person gets a table, with the states in colour."""
-    shown = on_terminal("doctor")
+    shown = on_terminal(*HOLDFAST, "doctor")
     assert "\x1b[32mok" in shown
     assert re.search(r"ok +local worker +a line went through `cat` and back", plain(shown))
 

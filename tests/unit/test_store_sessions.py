@@ -548,3 +548,21 @@ async def test_many_sessions_share_a_write() -> None:
         for session in sessions:
             await stored(session)
         assert store.writes - before < 200
+
+
+async def test_a_few_events_wait_for_others_to_share_their_commit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What came during a write is not written at once, but with what comes in a short time."""
+    monkeypatch.setattr("holdfast._recorder._LINGER", 3600)
+    store = FakeStore()
+    async with SessionManager(store=store) as manager:
+        store.gate = anyio.Event()
+        session = await manager.start(worker(), ["w"])
+        await session.call("prompt")
+        store.gate.set()
+        await until(lambda: store.writes > 0)
+        await session.call("prompt")
+        for _ in range(100):
+            await anyio.lowlevel.checkpoint()
+        assert store.writes == 1

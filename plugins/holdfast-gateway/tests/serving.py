@@ -133,9 +133,10 @@ class Client:
 class Serving(Address):
     """A gateway in a thread of this process."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, thread: threading.Thread) -> None:
         super().__init__(gateway.settings.port, gateway.settings.token)
         self.gateway = gateway
+        self.thread = thread
 
 
 class Program(Address):
@@ -204,7 +205,7 @@ def serving(**options: Any) -> Iterator[Serving]:
     thread.start()
     try:
         assert started.wait(DEADLINE), "the server did not start"
-        yield Serving(gateway)
+        yield Serving(gateway, thread)
     finally:
         server.stop()
         thread.join(30)

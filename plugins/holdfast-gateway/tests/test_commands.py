@@ -8,8 +8,10 @@ import pty
 import secrets
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -268,6 +270,30 @@ async def test_no_gateway_there(gateway):
     done = holdfast(gateway, "ls", "--url", "http://127.0.0.1:1")
     assert done.returncode == 69
     assert "is holdfast serve running there?" in done.stderr
+
+
+class Page(BaseHTTPRequestHandler):
+    """A server of something else, which has a page for every path."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"<!doctype html>")
+
+    def log_message(self, *arguments):
+        pass
+
+
+async def test_a_server_of_something_else():
+    """Whatever it answers, it is told that this is no gateway."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        done = run("holdfast", "ls", "--url", url, "--token", "any-token-0123456789")
+        server.shutdown()
+    assert done.returncode == 69
+    assert b"is it a holdfast gateway?" in done.stderr
+    assert b"Traceback" not in done.stderr
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
 
 import pytest
 from fastapi.routing import APIRoute
@@ -61,6 +62,22 @@ async def test_a_session_from_its_creation_to_its_end(gateway):
         assert (again["state"], again["generation"]) == ("idle", 2)
         assert (await http.delete(path)).status_code == 204
         assert (await http.get(path)).status_code == 404
+
+
+async def test_a_session_is_looked_up_where_it_lives(gateway, monkeypatch):
+    """In the event loop, so that none is deleted between that and the beginning of its route."""
+    threads = []
+    get = gateway.gateway.get
+
+    def noted(session_id):
+        threads.append(threading.current_thread())
+        return get(session_id)
+
+    session = await gateway.create()
+    monkeypatch.setattr(gateway.gateway, "get", noted)
+    async with gateway.http() as http:
+        assert (await http.delete(f"/api/sessions/{session['id']}")).status_code == 204
+    assert threads == [gateway.thread]
 
 
 async def test_a_worker_that_cannot_be_started(gateway):

@@ -263,6 +263,23 @@ def test_the_runtime_file(tmp_path, monkeypatch):
         assert _runtime.running() == []
 
 
+def test_who_looks_while_a_gateway_announces_itself(tmp_path, monkeypatch):
+    """It is not found yet, and its file is not taken for one that was left behind."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    flock, looked = _runtime.fcntl.flock, []
+
+    def look_first(file, how):
+        if how & _runtime.fcntl.LOCK_EX:
+            looked.append(_runtime.running())
+        flock(file, how)
+
+    monkeypatch.setattr(_runtime.fcntl, "flock", look_first)
+    me = _runtime.Running("http://127.0.0.1:1/", TOKEN, os.getpid(), 0.0)
+    with _runtime.announced(me):
+        assert looked == [[]]
+        assert _runtime.running() == [me]
+
+
 def test_a_runtime_file_that_was_left_behind(tmp_path, monkeypatch):
     """Where its gateway was killed it means nothing, and is removed, whoever has its pid now."""
     with program(tmp_path) as gateway:

@@ -65,6 +65,26 @@ async def test_every_event_with_its_seq(gateway):
         assert odd == [base64.b64encode(b"\xff\xfe").decode(), "42", ""]
 
 
+@pytest.mark.parametrize("answer", ['{"id":ID,"result":1,}', '{"result":tru e,"id":ID}'])
+async def test_an_answer_that_no_parser_takes(gateway, answer):
+    """It ends nobody's stream: its own client has it as it is, and others never see it."""
+    session = await gateway.create(dialect="jsonrpc")
+    async with (
+        gateway.stream(session["id"], format="events", client="ann") as ann,
+        gateway.stream(session["id"], format="events", client="bob") as bob,
+    ):
+        line = answer.replace("ID", '"ann:1"')
+        await ann.request(1, "print", text=f"{line}\n")
+        heard = await ann.until(is_event(kind="answer", id=1))
+        assert heard["params"]["text"] == line
+        await bob.request(2, "print", text="")
+        await bob.until(is_event(kind="answer", id=2))
+        assert not [event for event in events(bob) if event.get("text") == line]
+    async with gateway.http() as http:
+        page = await http.get(f"/api/sessions/{session['id']}/events?client=ann")
+    assert line in [event.get("text") for event in page.json()["events"]]
+
+
 async def test_lines_as_they_are(gateway):
     """In the format of lines a worker's line is one frame, byte for byte."""
     session = await gateway.create(dialect="jsonrpc")

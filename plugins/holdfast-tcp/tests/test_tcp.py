@@ -43,6 +43,31 @@ async def test_refused(free_port):
     assert "listening" in text
 
 
+NOWHERE = "255.255.255.255"
+"""A connection there fails at once, and not when it would be answered."""
+
+
+async def test_no_way():
+    """An address that the system has no way to is told, and not opened."""
+    assert f"tcp://{NOWHERE}:9 cannot be reached" in await unavailable(TcpTransport(NOWHERE, 9))
+
+
+async def test_the_next_address(monkeypatch):
+    """A host's first address may be one that the system has no way to: the next is tried."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        addresses = [(NOWHERE, 9), server.getsockname()]
+
+        async def getaddrinfo(*_, **__):
+            return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", each) for each in addresses]
+
+        monkeypatch.setattr(anyio, "getaddrinfo", getaddrinfo)
+        async with TcpTransport("host", 9).open(Command(("worker",))) as channel:
+            await channel.send(b"x")
+            connection, _ = server.accept()
+            with connection:
+                assert connection.recv(1) == b"x"
+
+
 async def test_unknown_host():
     """A host without an address is named."""
     assert "'no-such-host.invalid' cannot be resolved" in await unavailable(

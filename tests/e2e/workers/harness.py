@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.abc
 from tests.faults.history import of_events
 from tests.faults.rules import broken_rules
 
@@ -47,6 +48,11 @@ DEADLINE = 20.0
 """Seconds after which an awaited event is held not to come: a broken test, not a slow machine."""
 
 TERMINAL = frozenset({State.STOPPED, State.ERROR})
+
+MIB = 1024 * 1024
+
+BIG = "x" * (10 * MIB)
+"""More than any pipe takes."""
 
 QUICK = Limits(eof_grace=0.3, term_grace=0.3)
 """For workers that ignore what the ladder says first."""
@@ -228,6 +234,20 @@ class Gate:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+async def stuffed(
+    session: Session, tasks: anyio.abc.TaskGroup, receipts: list[Receipt] | None = None
+) -> None:
+    """Begin to send 10 MiB to a worker that takes no input, and wait until a part is written."""
+
+    async def send() -> None:
+        receipt = await session.send(request("big", "echo_size", text=BIG))
+        if receipts is not None:
+            receipts.append(receipt)
+
+    tasks.start_soon(send)
+    await until(session, lambda event: getattr(event, "id", None) == "big")
 
 
 class Observer:

@@ -9,12 +9,10 @@ from urllib.parse import urlencode
 
 from tests.containers.engine import BUSYBOX, Dockerd, sweep
 from tests.containers.podman import Podman
-from tests.ssh.network import Direction, drops_of
 from tests.ssh.relay import Relay
 
 from .faults import Fault
-from .place import Place
-from .ssh import HEARTBEAT
+from .link import HEARTBEAT, Linked
 
 SMALL = 16 * 1024**2
 """Bytes of memory where it is to run out."""
@@ -23,7 +21,7 @@ IDLE = ("sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1 & wait $!; done")
 """What a container does that is there for others."""
 
 
-class Container(Place):
+class Container(Linked):
     """An engine, and a container for each worker.
 
     Attributes:
@@ -97,6 +95,10 @@ class Container(Place):
     def servers(self) -> set[int]:
         return {self.engine.pid or 0}
 
+    @property
+    def link_port(self) -> int:
+        return self.relay.port
+
     # -- hands ---------------------------------------------------------------------------------
 
     def exhaust_memory(self) -> None:
@@ -120,22 +122,6 @@ class Container(Place):
         path = f"/containers/{self.container}"
         status, said = self.engine.api(method, path + (what if what[:1] == "?" else f"/{what}"))
         assert status < 400, said
-
-    def reset_link(self) -> None:
-        self.relay.reset()
-
-    def half_close_link(self) -> None:
-        self.relay.half_close()
-
-    def drop_packets(self, direction: Direction = Direction.BOTH) -> None:
-        for drop in drops_of(self.relay.port, direction):
-            self.undone_by(drop.start().stop)
-
-    def drop_packets_to_server(self) -> None:
-        self.drop_packets(Direction.TO_SERVER)
-
-    def drop_packets_to_us(self) -> None:
-        self.drop_packets(Direction.TO_CLIENT)
 
     def freeze_server(self) -> None:
         self.engine.freeze()

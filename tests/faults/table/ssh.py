@@ -5,20 +5,15 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import ClassVar
 
-from tests.ssh.network import Direction, Drop, destroy, drops_of
+from tests.ssh.network import Drop, destroy
 from tests.ssh.relay import Relay
 from tests.ssh.sshd import Sshd
 
 from .faults import Fault
-from .place import Place
-
-HEARTBEAT = {"heartbeat": 1, "deadline": 2}
-"""What the table is measured with; the defaults are 5 and 15 s."""
-
-RELAYED = {"reset_link", "half_close_link"}
+from .link import HEARTBEAT, RELAYED, Linked
 
 
-class Ssh(Place):
+class Ssh(Linked):
     """A server, and one of holdfast's two clients."""
 
     client: ClassVar[str]
@@ -52,26 +47,14 @@ class Ssh(Place):
     def servers(self) -> set[int]:
         return {self.server.pid or 0}
 
+    @property
+    def link_port(self) -> int:
+        return self.server.port
+
     # -- hands ---------------------------------------------------------------------------------
-
-    def reset_link(self) -> None:
-        self.relay.reset()
-
-    def half_close_link(self) -> None:
-        self.relay.half_close()
 
     def destroy_sockets(self) -> None:
         destroy(self.server.port)
-
-    def drop_packets(self, direction: Direction = Direction.BOTH) -> None:
-        for drop in drops_of(self.server.port, direction):
-            self.undone_by(drop.start().stop)
-
-    def drop_packets_to_server(self) -> None:
-        self.drop_packets(Direction.TO_SERVER)
-
-    def drop_packets_to_us(self) -> None:
-        self.drop_packets(Direction.TO_CLIENT)
 
     def freeze_server(self) -> None:
         self.server.freeze()

@@ -10,18 +10,17 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from tests.ssh.machine import send_signal, until
-from tests.ssh.network import Direction, Drop, destroy, drops_of, unused_port
+from tests.ssh.network import Drop, destroy, unused_port
 from tests.ssh.relay import Relay
 from tests.ssh.sshd import all_stopped
 
 from .faults import Fault
-from .place import Place
+from .link import RELAYED, Linked
 
 PROGRAM = Path(__file__).parents[3] / "plugins" / "holdfast-tcp" / "tests" / "server.py"
-RELAYED = {"reset_link", "half_close_link"}
 
 
-class Tcp(Place):
+class Tcp(Linked):
     """A server on a loopback port."""
 
     name = "tcp"
@@ -30,7 +29,6 @@ class Tcp(Place):
     def open(self, stack: ExitStack) -> None:
         super().open(stack)
         self._server: subprocess.Popen[str] | None = None
-        self._relay: Relay | None = None
         self.port = 0
         stack.callback(self.heal)
 
@@ -47,45 +45,29 @@ class Tcp(Place):
         assert self._server.stdout is not None
         self.port = port = int(self._server.stdout.readline())
         if fault.hand in RELAYED:
-            self._relay = Relay(port).start()
-            port = self._relay.port
+            self.relay = Relay(port).start()
+            self.undone_by(self.relay.stop)
+            port = self.relay.port
         if fault.hand == "refuse_connections":
             port = unused_port()
         return f"tcp://127.0.0.1:{port}?connect_timeout=2&heartbeat=1&deadline=2"
 
     def mend(self) -> None:
         super().mend()
-        if self._relay is not None:
-            self._relay.stop()
-            self._relay = None
         if self._server is not None:
             self._server.kill()
             self._server.communicate()
             self._ours.discard(self._server.pid)
             self._server = None
 
+    @property
+    def link_port(self) -> int:
+        return self.port
+
     # -- hands ---------------------------------------------------------------------------------
-
-    def reset_link(self) -> None:
-        assert self._relay is not None
-        self._relay.reset()
-
-    def half_close_link(self) -> None:
-        assert self._relay is not None
-        self._relay.half_close()
 
     def destroy_sockets(self) -> None:
         destroy(self.port)
-
-    def drop_packets(self, direction: Direction = Direction.BOTH) -> None:
-        for drop in drops_of(self.port, direction):
-            self.undone_by(drop.start().stop)
-
-    def drop_packets_to_server(self) -> None:
-        self.drop_packets(Direction.TO_SERVER)
-
-    def drop_packets_to_us(self) -> None:
-        self.drop_packets(Direction.TO_CLIENT)
 
     def freeze_server(self) -> None:
         assert self._server is not None

@@ -13,7 +13,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
@@ -322,43 +322,30 @@ class ExecTransport(_EngineTransport):
         await super().aclose()
 
 
-def _spec(**values: Any) -> TransportSpec:
-    return TransportSpec(capabilities=_EngineTransport.capabilities, **values)
-
-
 @hookimpl
 def holdfast_transports() -> list[TransportSpec]:
     """``docker:``, ``docker+exec:``, and the same with Podman."""
-    return [
-        _spec(
-            scheme="docker",
-            factory=ContainerTransport.from_target,
-            summary="a process in a container made for it, by Docker",
-            example="docker://python:3.12-slim",
-            options=OPTIONS,
-        ),
-        _spec(
-            scheme="docker+exec",
-            factory=ExecTransport.from_target,
-            summary="a process in a running container of Docker",
-            example="docker+exec://web-1",
-            options=EXEC_OPTIONS,
-        ),
-        _spec(
-            scheme="podman",
-            factory=ContainerTransport.from_target,
-            summary="a process in a container made for it, by Podman's service",
-            example="podman://python:3.12-slim",
-            options=OPTIONS,
-        ),
-        _spec(
-            scheme="podman+exec",
-            factory=ExecTransport.from_target,
-            summary="a process in a running container of Podman",
-            example="podman+exec://web-1",
-            options=EXEC_OPTIONS,
-        ),
-    ]
+    specs = []
+    for scheme, by in (("docker", "Docker"), ("podman", "Podman's service")):
+        specs += [
+            TransportSpec(
+                scheme=scheme,
+                factory=ContainerTransport.from_target,
+                summary=f"a process in a container made for it, by {by}",
+                example=f"{scheme}://python:3.12-slim",
+                options=OPTIONS,
+                capabilities=ContainerTransport.capabilities,
+            ),
+            TransportSpec(
+                scheme=f"{scheme}+exec",
+                factory=ExecTransport.from_target,
+                summary=f"a process in a running container of {_KINDS[scheme].name}",
+                example=f"{scheme}+exec://web-1",
+                options=EXEC_OPTIONS,
+                capabilities=ExecTransport.capabilities,
+            ),
+        ]
+    return specs
 
 
 @hookimpl

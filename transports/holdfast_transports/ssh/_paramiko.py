@@ -618,7 +618,7 @@ class ParamikoConnection:
     async def session(self) -> ParamikoChannel:
         channel = ParamikoChannel(self._client, self._settings.where)
         job = Job(
-            lambda: channel.open(self._settings.timeout),
+            lambda: self._open(channel),
             name="open",
             unwanted=lambda channel: channel.drop(),
         )
@@ -632,8 +632,16 @@ class ParamikoConnection:
                     f"{self._settings.where} runs no commands: {error}; does the server's "
                     f"configuration force something else (ForceCommand, a restricted shell)?"
                 ) from error
-            self._client.join(2)  # its thread is about to say why
             raise (self._client.loss or _loss(error, None)).during(Operation.OPEN) from error
+
+    def _open(self, channel: ParamikoChannel) -> ParamikoChannel:
+        """Open a session. Not for the event loop."""
+        try:
+            return channel.open(self._settings.timeout)
+        except (paramiko.SSHException, OSError, EOFError):
+            if not self._client.is_active():
+                self._client.join(2)  # its thread is about to say why
+            raise
 
     def guarded_by(self, guard: RemoteChannel) -> None:
         assert isinstance(guard, ParamikoChannel)

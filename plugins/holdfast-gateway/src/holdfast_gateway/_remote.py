@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import ssl
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
@@ -88,9 +87,10 @@ class Remote:
             raise Unavailable(
                 f"no gateway answers at {self.url}: {error}; is holdfast serve running there?"
             ) from error
-        if not answer.is_success:
-            raise Unavailable(_problem(answer, self.url))
-        return answer.json()
+        if answer.is_success:
+            with suppress(ValueError):  # a server of something else
+                return answer.json()
+        raise Unavailable(_problem(answer, self.url))
 
     @asynccontextmanager
     async def stream(
@@ -129,7 +129,7 @@ def _problem(answer: httpx.Response, url: str) -> str:
     try:
         problem = answer.json()
         text = f"{problem['detail']}; {problem['hint']}" if problem["hint"] else problem["detail"]
-    except (json.JSONDecodeError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         text = f"it answered {answer.status_code} {answer.reason_phrase}: is it a holdfast gateway?"
     return f"{url}: {text}"
 

@@ -49,13 +49,15 @@ _EVENTS_BYTES: Final = 8 * 1024 * 1024
 """Bytes of events after which an answer ends, whatever its ``limit``."""
 
 
-def gateway_of(request: Request) -> Gateway:
+# Both are async, since FastAPI runs others in threads: a session could be deleted before its route
+# begins.
+async def gateway_of(request: Request) -> Gateway:
     """The gateway of an application."""
     gateway: Gateway = request.app.state.gateway
     return gateway
 
 
-def hosted_of(session_id: str, gateway: Annotated[Gateway, Depends(gateway_of)]) -> Hosted:
+async def hosted_of(session_id: str, gateway: Annotated[Gateway, Depends(gateway_of)]) -> Hosted:
     """The session that a path names."""
     return gateway.get(session_id)
 

@@ -73,12 +73,14 @@ def announced(running: Running) -> Iterator[Path]:
         UnsafeDirectory: There is no place for that.
     """
     path = prepare() / f"gateway-{running.pid}{_SUFFIX}"
-    path.unlink(missing_ok=True)  # of another process that had our id
+    new = path.with_suffix(".new")  # whoever finds it under its name finds it locked, and whole
+    new.unlink(missing_ok=True)  # of another process that had our id
     flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW
-    with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
+    with os.fdopen(os.open(new, flags, 0o600), "wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         file.write(msgspec.json.encode(running))
         file.flush()
+        new.rename(path)
         try:
             yield path
         finally:
@@ -98,7 +100,7 @@ def running() -> list[Running]:
                 else:
                     path.unlink(missing_ok=True)
         except (OSError, msgspec.MsgspecError):
-            continue  # it ended meanwhile, or has not written its file yet
+            continue  # it ended meanwhile
     return sorted(found, key=lambda each: each.started_at, reverse=True)
 
 

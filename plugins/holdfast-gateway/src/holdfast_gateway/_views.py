@@ -19,7 +19,7 @@ from holdfast import (
     Stderr,
 )
 
-from ._clients import given_back, with_id
+from ._clients import Unreadable, given_back, with_id
 
 if TYPE_CHECKING:
     from ._hosting import Hosted
@@ -69,7 +69,10 @@ def seen_by(client: str, event: Event) -> Event | None:
     if whose is None:
         return event
     if whose[0] == client:
-        data = with_id(event.data, whose[1])
+        try:
+            data = with_id(event.data, whose[1])
+        except Unreadable:  # no parser takes it, so nobody will look for an id in it
+            data = event.data
         return msgspec.structs.replace(event, data=data, id=whose[1])
     return None if type(event) is Line else event
 

@@ -129,8 +129,9 @@ async def _connect(host: str, port: int) -> socket.socket:
         sock = socket.socket(family, kind, protocol)
         try:
             sock.setblocking(False)
-            if sock.connect_ex(address):
-                await anyio.wait_writable(sock)
+            with suppress(BlockingIOError):  # what fails at once leaves nothing in SO_ERROR
+                sock.connect(address)
+            await anyio.wait_writable(sock)
             if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                 raise OSError(code, os.strerror(code))
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
