@@ -73,6 +73,22 @@ def test_what_cannot_be_started(target: str) -> None:
     assert err.count(b"\n") == 1
 
 
+def test_check_skips_what_an_engine_cannot_tell(target: str) -> None:
+    """``holdfast check`` fails no engine for an end that no engine tells of, and says why."""
+    asked = [sys.executable, "-m", "holdfast", "check", "--json", "--backend=asyncio", target]
+    code, out, err = through([*asked, "--clause=HF-END-*", "--clause=HF-STDERR-*"])
+    assert (code, err) == (0, b"")
+    found = json.loads(out)
+    skipped = {each["id"]: each["missing"] for each in found["clauses"] if each["missing"]}
+    assert skipped == {
+        "HF-END-3": ["early_eof"],
+        "HF-END-5": ["early_eof"],
+        "HF-STDERR-6": ["sever"],
+    }
+    assert found["counts"] == {"passed": 8, "failed": 0, "skipped": 3}
+    assert "looks like one that thinks" in found["costs"]["early_eof"]
+
+
 def test_no_engine() -> None:
     """An engine that is not there is told in one line, with exit code 69."""
     code, out, err = through(run("docker://x?host=unix:///no/such/sock", "cat"))

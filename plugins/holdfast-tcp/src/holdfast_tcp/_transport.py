@@ -46,7 +46,7 @@ _MEANING: Final[dict[type[OSError], _Means]] = {
 class TcpTransport(Transport):
     """Workers that listen on a TCP port. A command is ignored: what listens is what runs."""
 
-    capabilities = Capability.HALF_CLOSE
+    capabilities = Capability.HALF_CLOSE | Capability.EARLY_EOF
 
     def __init__(self, host: str, port: int, *, connect_timeout: float = CONNECT_TIMEOUT) -> None:
         self._host, self._port, self._timeout = host, port, connect_timeout
