@@ -218,7 +218,7 @@ class EndClauses:
                 await peer.aclose()
                 return await peer.wait()
 
-            with kit.within("those who were not cancelled", 2):
+            with kit.within("those who were not cancelled"):
                 exits = await kit.together(after_a_cancelled_one, peer.wait)
         assert exits[0] == exits[1]
 
