@@ -50,6 +50,8 @@ class Capability(Flag):
     """After ``aclose`` no process of the worker's group is left."""
     DETECTS_SILENT_LINK = auto()
     """A link that drops everything without a word is noticed within a deadline."""
+    EARLY_EOF = auto()
+    """The end of stdout and stderr is told while the worker that closed them lives on."""
 
 
 class Command(msgspec.Struct, frozen=True):
@@ -134,6 +136,7 @@ class Channel(ABC):
 
         Returns:
             1 to ``max_bytes`` bytes, or ``b""`` if and only if the worker closed its stdout.
+            Without ``EARLY_EOF`` that is told only once the worker is over.
 
         Raises:
             TransportBroken: The link is gone, and everything that had arrived was handed out.

@@ -11,8 +11,6 @@ from tests.containers.kit import FAST, EngineContract, empty
 
 from holdfast import Channel
 
-TOLD = "capability: an engine tells of no end of stdout while the worker lives"
-
 
 class TestDocker(EngineContract):
     """``docker://``: a container for each worker."""
@@ -38,12 +36,6 @@ class TestDocker(EngineContract):
 
         return gone
 
-    async def test_a_worker_that_closes_its_stdout(self) -> None:
-        pytest.skip(TOLD)
-
-    async def test_stderr_ends_like_stdout(self) -> None:
-        pytest.skip(TOLD)
-
 
 class TestDockerExec(EngineContract):
     """``docker+exec://``: workers beside each other in one container that runs."""
@@ -51,9 +43,3 @@ class TestDockerExec(EngineContract):
     def target(self, host: str, request: pytest.FixtureRequest) -> str:
         container = request.getfixturevalue("container")
         return f"docker+exec://{container}?{urlencode({'host': host, **FAST})}"
-
-    async def test_a_worker_that_closes_its_stdout(self) -> None:
-        pytest.skip(TOLD)
-
-    async def test_stderr_ends_like_stdout(self) -> None:
-        pytest.skip(TOLD)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tests.e2e.servers.anywhere import (
     kill_an_mcp_server,
     pending,
 )
-from tests.e2e.servers.driving import SERVERS, finished, run, sh, started
+from tests.e2e.servers.driving import HOLDFAST, SERVERS, finished, run, sh, started
 
 
 @pytest.fixture(params=["docker", "docker+exec"])
@@ -35,6 +36,22 @@ def test_what_cannot_be_started(target: str) -> None:
     assert (code, out) == (69, b"")
     assert b"no such command: 'no-such-command'" in err
     assert err.count(b"\n") == 1
+
+
+def test_check_skips_what_an_engine_cannot_tell(target: str) -> None:
+    """``holdfast check`` fails no engine for an end that no engine tells of, and says why."""
+    asked = [*HOLDFAST, "check", "--json", "--backend=asyncio", target]
+    code, out, err = finished([*asked, "--clause=HF-END-*", "--clause=HF-STDERR-*"])
+    assert (code, err) == (0, b"")
+    found = json.loads(out)
+    skipped = {each["id"]: each["missing"] for each in found["clauses"] if each["missing"]}
+    assert skipped == {
+        "HF-END-3": ["early_eof"],
+        "HF-END-5": ["early_eof"],
+        "HF-STDERR-6": ["sever"],
+    }
+    assert found["counts"] == {"passed": 8, "failed": 0, "skipped": 3}
+    assert "looks like one that thinks" in found["costs"]["early_eof"]
 
 
 def test_no_engine() -> None:

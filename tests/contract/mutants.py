@@ -600,6 +600,15 @@ class TakesSilenceForTheEnd(Wrapped):
         return b""
 
 
+@breaks("HF-END-5")
+class EndsStderrWithTheProcess(Wrapped):
+    async def receive_stderr(self, max_bytes=65536):
+        data = await self.inner.receive_stderr(max_bytes)
+        if not data:
+            await self.inner.wait()
+        return data
+
+
 @breaks("HF-EXIT-1")
 class ReturncodeOrMinusOne(Wrapped):
     async def wait(self):

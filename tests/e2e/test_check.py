@@ -259,7 +259,7 @@ def test_the_shape_of_the_json() -> None:
     found = json.loads(done.stdout)
     assert list(found["capabilities"]) == [
         "any_command", "stderr", "exit_status", "signals", "half_close", "reaps_worker",
-        "detects_silent_link",
+        "detects_silent_link", "early_eof",
     ]  # fmt: skip
     assert set(found["capabilities"].values()) == {True}
     del found["capabilities"]

@@ -22,6 +22,7 @@ _ALL: Final = (
     | Capability.SIGNALS
     | Capability.HALF_CLOSE
     | Capability.REAPS_WORKER
+    | Capability.EARLY_EOF
 )
 
 
@@ -127,6 +128,7 @@ def drawn(seed: int) -> Schedule:
         Capability.EXIT_STATUS,
         Capability.SIGNALS,
         Capability.HALF_CLOSE,
+        Capability.EARLY_EOF,
     ):
         if chance() < 0.12:
             capabilities &= ~each

@@ -320,6 +320,30 @@ def test_a_missing_capability_is_missing(run: Run) -> None:
     run(main)
 
 
+def test_an_end_that_is_told_late(run: Run) -> None:
+    """Without ``EARLY_EOF`` a closed stdout or stderr ends only with its worker."""
+
+    async def worker(stdin: ReadEnd, stdout: WriteEnd, stderr: WriteEnd) -> None:
+        await stdout.write("bye")
+        stdout.close()
+        stderr.close()
+        await anyio.sleep(7)
+
+    async def main() -> None:
+        for capabilities, seconds in (
+            (MemoryTransport.capabilities, 0),
+            (MemoryTransport.capabilities & ~Capability.EARLY_EOF, 7),
+        ):
+            async with MemoryTransport(worker, capabilities=capabilities).open(COMMAND) as channel:
+                began = anyio.current_time()
+                assert await channel.receive() == b"bye"
+                assert await channel.receive() == b""
+                assert await channel.receive_stderr() == b""
+                assert anyio.current_time() - began == pytest.approx(seconds)
+
+    run(main)
+
+
 def test_our_close_ends_what_is_pending(run: Run) -> None:
     """Pending operations get ``ChannelClosed``; ``wait`` returns; the worker is gone."""
 

@@ -142,7 +142,7 @@ MEMBERS: dict[str, str] = {
     "Signal": "INT TERM KILL HUP",
     "Durability": "DURABLE MEMORY",
     "Capability": "ANY_COMMAND STDERR EXIT_STATUS SIGNALS HALF_CLOSE REAPS_WORKER "
-    "DETECTS_SILENT_LINK",
+    "DETECTS_SILENT_LINK EARLY_EOF",
 }
 
 # name: its parameters as ``name=default``, ``*`` before those that are by keyword only

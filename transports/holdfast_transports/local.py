@@ -61,6 +61,7 @@ class LocalTransport(Transport):
         | Capability.HALF_CLOSE
         | Capability.REAPS_WORKER
         | Capability.DETECTS_SILENT_LINK
+        | Capability.EARLY_EOF
     )
 
     @asynccontextmanager

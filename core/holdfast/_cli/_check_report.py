@@ -31,6 +31,8 @@ COSTS: Final[Mapping[Capability, str]] = {
     "nobody sees it",
     Capability.DETECTS_SILENT_LINK: "no watch on the link: one that drops everything without a "
     "word looks like a worker that thinks, for as long as nothing is sent",
+    Capability.EARLY_EOF: "no early end: a worker that closes its stdout and lives looks like one "
+    "that thinks",
 }
 """What a missing capability costs who uses the transport."""
 

@@ -114,7 +114,7 @@ class CloseClauses:
                 await peer.receive()
         assert peer is not None
         await kit.expect(ChannelClosed, "receive after the close", peer.receive)
-        if kit.can(REAPS_WORKER | Capability.ANY_COMMAND):
+        if kit.can(REAPS_WORKER | Capability.ANY_COMMAND) and await kit.sees_workers():
             await kit.gone(peer, pid)
 
     @clause("HF-CANCEL-6", see="Transport.open")
@@ -161,7 +161,7 @@ class CloseClauses:
                 scope.cancel()
                 await peer.aclose()
             await kit.expect(ChannelClosed, "receive after the close", peer.receive)
-            if kit.can(REAPS_WORKER | Capability.ANY_COMMAND):
+            if kit.can(REAPS_WORKER | Capability.ANY_COMMAND) and await kit.sees_workers():
                 await kit.gone(peer, pid)
 
     @clause("HF-CLOSE-5", see="Channel.aclose")
@@ -235,6 +235,7 @@ class CloseClauses:
     @clause("HF-REAP-1", REAPS_WORKER | Capability.ANY_COMMAND, see="Capability")
     async def test_the_worker_is_gone(self, kit: Kit) -> None:
         """After aclose the worker is gone, though it ignored every signal that can be ignored."""
+        await kit.need_sight()
         async with kit.open(f"echo $$; {STUBBORN}") as peer:
             pid = await peer.line()
             assert await peer.line() == b"ready"  # from here on it ignores them
@@ -244,6 +245,7 @@ class CloseClauses:
     @clause("HF-REAP-2", REAPS_WORKER | Capability.ANY_COMMAND, see="Capability")
     async def test_the_whole_group_is_gone(self, kit: Kit) -> None:
         """After aclose no process of the worker's group is left, the worker alive or not."""
+        await kit.need_sight()
         for script in ("sleep 1000 & echo $!; wait", "sleep 1000 & echo $!; exit 0"):
             async with kit.open(script) as peer:
                 pid = await peer.line()

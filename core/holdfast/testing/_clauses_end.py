@@ -18,6 +18,7 @@ from ._clause import clause
 from ._clauses_bytes import MIB, pattern
 from ._kit import Kit, outcome
 
+EARLY_EOF = Capability.EARLY_EOF
 EXIT_STATUS = Capability.EXIT_STATUS
 HALF_CLOSE = Capability.HALF_CLOSE
 SIGNALS = Capability.SIGNALS
@@ -104,7 +105,7 @@ class EndClauses:
                 with kit.within("the end, once more"):
                     assert await peer.receive() == b""
 
-    @clause("HF-END-3", see="Channel.receive")
+    @clause("HF-END-3", EARLY_EOF, see="Channel.receive")
     async def test_a_worker_that_closes_its_stdout(self, kit: Kit) -> None:
         """The end of stdout is seen while the worker lives on, and is not taken for its exit."""
         # stderr goes, too: where both share one stream, such as in SSH, they have one end.
@@ -121,6 +122,13 @@ class EndClauses:
             assert await kit.stays_pending(peer.receive)
             await peer.send(b"still here\n")
             assert await peer.line() == b"still here"
+
+    @clause("HF-END-5", Capability.STDERR | EARLY_EOF, see="Channel.receive_stderr")
+    async def test_a_worker_that_closes_its_stderr(self, kit: Kit) -> None:
+        """The end of stderr, too, is seen while the worker lives on."""
+        # stdout goes, too, as above.
+        async with kit.open("echo err >&2; exec >&- 2>&-; exec sleep 1000") as peer:
+            assert await peer.stderr_to_end() == b"err\n"
 
     @clause("HF-EXIT-1", EXIT_STATUS, see="Channel.wait")
     async def test_exit_codes(self, kit: Kit) -> None:
@@ -210,7 +218,7 @@ class EndClauses:
                 await peer.aclose()
                 return await peer.wait()
 
-            with kit.within("those who were not cancelled", 2):
+            with kit.within("those who were not cancelled"):
                 exits = await kit.together(after_a_cancelled_one, peer.wait)
         assert exits[0] == exits[1]
 

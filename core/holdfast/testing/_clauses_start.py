@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 
+import pytest
+
 from holdfast import Capability, Command, TransportUnavailable, WorkerNotStarted
 
 from ._clause import clause
@@ -151,6 +153,8 @@ class StartClauses:
         name = 'it\'s a "dir" $HOME *'
         make = 'd=$(mktemp -d) && d=$(cd "$d" && pwd -P) && mkdir "$d/$1" && printf %s "$d"'
         base = (await kit.probe(make, name)).decode()
+        if await kit.probe('test -d "$1" && echo there', base) != b"there\n":
+            pytest.skip("capability: files that outlive the worker which made them")
         try:
             async with kit.open("pwd -P", cwd=f"{base}/{name}") as peer:
                 assert await peer.to_end() == f"{base}/{name}\n".encode()

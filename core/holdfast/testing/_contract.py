@@ -49,7 +49,7 @@ class TransportContract(
         unreachable: Optional: a transport whose place cannot be reached.
         gone: Optional, for workers that each have a machine of their own: an async callable that
             takes a closed channel and the id of a process as its worker knew it, and returns once
-            that is gone. Without it, another worker looks.
+            that is gone. Without it another worker looks, where workers see each other.
 
     Attributes:
         script_worker: Say ``True`` if the transport has no ``ANY_COMMAND`` and the fixed worker

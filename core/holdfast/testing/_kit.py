@@ -48,6 +48,10 @@ AWAIT_DEATH: Final = (
 """Waits until a process is gone. A zombie is, though ``kill -0`` finds it."""
 
 
+NAMESPACE: Final = "readlink /proc/self/ns/pid 2>/dev/null || echo unknown"
+"""Says which processes a worker can see: namespaces(7), where the system has them."""
+
+
 class Peer(Recorded):
     """An open channel, with ways to read whole lines and whole streams."""
 
@@ -285,6 +289,26 @@ class Kit:
         """Run a script to its end and give what it printed."""
         async with self.open(script, *args) as peer:
             return await peer.to_end()
+
+    async def sees_workers(self) -> bool:
+        """Whether it can be found out if a closed channel's worker is gone.
+
+        Workers that each have a machine of their own do not see each other's processes: a number
+        is another process there.
+        """
+        if self._gone is not None:
+            return True
+        async with self.open(f"{NAMESPACE}; exec cat") as peer:
+            namespace = await peer.line()
+            return await self.probe(NAMESPACE) == namespace + b"\n"
+
+    async def need_sight(self) -> None:
+        """Skip a clause that is about processes which nobody can see."""
+        if not await self.sees_workers():
+            pytest.skip(
+                "capability: gone (workers do not see each other's processes, and the test class "
+                "has no such fixture)"
+            )
 
     async def gone(self, peer: Peer, pid: bytes) -> None:
         """See that a process of a closed channel's worker is gone, where the workers run."""

@@ -68,6 +68,7 @@ class MemoryTransport(Transport):
         | Capability.SIGNALS
         | Capability.HALF_CLOSE
         | Capability.REAPS_WORKER
+        | Capability.EARLY_EOF
     )
 
     def __init__(

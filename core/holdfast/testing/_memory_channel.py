@@ -350,7 +350,7 @@ class MemoryChannel(Channel):
                 late = 0
                 continue
             self._check(operation)
-            if pipe.no_writer:
+            if pipe.no_writer and (self.ended is not None or Capability.EARLY_EOF in self._can):
                 return b""
             await pipe.bell.wait()
 

@@ -26,7 +26,7 @@ from holdfast_transports.local import LocalTransport
 
 
 class BareTransport(Transport):
-    capabilities = Capability.ANY_COMMAND | Capability.HALF_CLOSE
+    capabilities = Capability.ANY_COMMAND | Capability.HALF_CLOSE | Capability.EARLY_EOF
 
     def __init__(self, breaks: bool) -> None:
         self._breaks = breaks

@@ -34,7 +34,7 @@ from holdfast import (
 from holdfast.wakeup import bell
 
 from .._shell import FAILED, READY, STARTED, not_started
-from ._engine import Engine
+from ._engine import NATIVE, Engine
 from ._frames import STDERR, Demultiplexer, NotFramed
 from ._heart import Heart
 from ._wire import Wire
@@ -49,6 +49,13 @@ _NOISE: Final = 64 * 1024
 """Bytes that may come before our own script speaks."""
 
 _SIGKILLED: Final = 128 + 9
+
+_SETTLED: Final = 2.0
+"""Seconds for an engine to know of an end after the streams have: Podman's take up to a tenth of
+one, since what carries them ends them before it writes down the exit."""
+
+_SOON, _LATER = 0.01, 0.1
+"""Seconds until it is asked again, at first and at most."""
 
 CLOSE: Final = 8.0
 """Seconds for an engine to remove or kill what is ours; it takes a tenth of one."""
@@ -124,11 +131,10 @@ class EngineChannel(Channel):
         """Find out how the worker ends, and call :meth:`exited`."""
 
     @abstractmethod
-    async def _examine(self, error: Exception | None) -> TransportBroken | None:
-        """The connection ended: ask the engine what that means.
+    async def _look(self) -> bool:
+        """Ask the engine how the worker is; whether it is over, and :meth:`exited` was called.
 
-        Returns:
-            ``None`` if it is the worker's own end, or that of its output.
+        Raises what a request may raise.
         """
 
     @abstractmethod
@@ -421,6 +427,38 @@ class EngineChannel(Channel):
 
     # -- the end -----------------------------------------------------------------------------
 
+    async def _examine(self, error: Exception | None) -> TransportBroken | None:
+        """The connection ended: ask the engine what that means, until it can know.
+
+        No engine ends the streams of a worker that lives, so one that is said to live is either
+        about to be over, or cut off from us.
+
+        Returns:
+            ``None`` if it is the worker's own end.
+        """
+        give_up, pause = anyio.current_time() + _SETTLED, _SOON
+        while True:
+            await self._heart.beat()
+            if self._heart.loss is not None:
+                return self._heart.loss
+            try:
+                over = await self._look()
+            except NATIVE as failure:
+                return self._engine.lost(Operation.RECEIVE, failure)
+            if over:
+                return None
+            if anyio.current_time() >= give_up:
+                break
+            with anyio.move_on_after(pause):
+                while self._exit is None and self._broken is None and not self._closed:
+                    await self._bell.wait()
+            if self._exit is not None or self._broken is not None or self._closed:
+                return None
+            pause = min(2 * pause, _LATER)
+        if error is None:
+            error = ConnectionResetError(errno.ECONNRESET, "the engine ended the worker's streams")
+        return TransportBroken(Operation.RECEIVE, error, cause=Cause.LINK_LOST, worker=Fate.ALIVE)
+
     async def _judge(self, error: Exception | None) -> None:
         """Find out, once, what the end of the connection means."""
         async with self._one_judges:
@@ -452,6 +490,7 @@ class EngineChannel(Channel):
                     await self._end()
         finally:
             self._heart.listeners.discard(self)
+            self._exit = self._exit or Exit()  # whoever waits is told the same from now on
             self._gone.set()
             self._bell.ring()
 

@@ -16,13 +16,10 @@ from typing import Any, Final, Self
 import anyio
 
 from holdfast import (
-    Cause,
     Command,
     Exit,
-    Fate,
     Operation,
     Signal,
-    TransportBroken,
     TransportUnavailable,
     WorkerNotStarted,
 )
@@ -31,7 +28,7 @@ from .._shell import BOOTSTRAP, start_line
 from ._channel import EngineChannel, told_exit
 from ._engine import NATIVE, Engine, Refused, State
 from ._heart import Heart
-from ._http import Answer, HttpConnection, query
+from ._http import Answer, BadAnswer, HttpConnection, query
 from ._owner import LABEL, SESSION, this_process
 from ._settings import Pull, Settings
 from ._wire import Wire
@@ -110,13 +107,15 @@ class CreatedChannel(EngineChannel):
     async def _watch(self) -> None:
         while self._exit is None and self._broken is None:
             try:
-                body = Answer(200, await self._waiting.rest()).json
-                code = body["StatusCode"]
-                state = await self._engine.container(self._container)
-            except (*NATIVE, KeyError, TypeError):
+                code = _code(Answer(200, await self._waiting.rest()))
+            except NATIVE:
                 if not await self._ask_anew():
                     return
                 continue
+            try:
+                state = await self._engine.container(self._container)
+            except NATIVE:  # the code is known; only whether memory lacked is not
+                state = None
             self.exited(self._told(code, state))
 
     def _told(self, code: int, state: State | None) -> Exit:
@@ -146,25 +145,16 @@ class CreatedChannel(EngineChannel):
     def _vanished(self) -> None:
         self.exited(Exit(detail="its container was removed"))
 
-    async def _examine(self, error: Exception | None) -> TransportBroken | None:
-        """The connection ended: is that the worker's end?"""
-        await self._heart.beat()
-        if self._heart.loss is not None:
-            return self._heart.loss
-        try:
-            state = await self._engine.container(self._container)
-        except NATIVE as failure:
-            return self._engine.lost(Operation.RECEIVE, failure)
-        if state is None or not state.running:
-            if not await self._known(_TOLD):
+    async def _look(self) -> bool:
+        state = await self._engine.container(self._container, self._engine.settings.deadline)
+        if state is None or state.code is not None:
+            if not await self._known(_TOLD):  # else who waits for the exit has been told more
                 if state is None or state.code is None:
                     self._vanished()
                 else:
                     self.exited(self._told(state.code, state))
-            return None
-        if error is None:
-            return None  # it closed its output, and lives
-        return TransportBroken(Operation.RECEIVE, error, cause=Cause.LINK_LOST, worker=Fate.ALIVE)
+            return True
+        return False
 
     async def signal(self, signal: Signal) -> None:
         self._check_open()
@@ -323,6 +313,18 @@ async def _pull(engine: Engine, image: str) -> None:
             f"{engine.where} could not pull {image!r}: {why}; try: {engine.kind.command} pull "
             f"{image}"
         )
+
+
+def _code(answer: Answer) -> int:
+    """The exit code of which the engine told.
+
+    Raises:
+        BadAnswer: It tells of none; Podman then says -1, and why.
+    """
+    match answer.json:
+        case {"StatusCode": int(code)} if code >= 0:
+            return code
+    raise BadAnswer(f"no exit code in {answer.body[:200]!r}")
 
 
 async def _wait_for_exit(

@@ -74,6 +74,9 @@ _MEANS: Final[Mapping[type[Exception], str]] = {
 }
 """What it means when there is no engine to ask; the first that fits counts."""
 
+_NEVER: Final = "0001-01-01"
+"""The day on which what has not ended has ended."""
+
 
 class Refused(Exception):
     """An engine's answer that says no."""
@@ -88,9 +91,9 @@ class State(msgspec.Struct, frozen=True):
 
     Attributes:
         id: Its whole id.
-        running: Whether its main process lives.
+        running: Whether its main process lives; it may be about to end.
         paused: Whether it is held still.
-        code: The exit code of its main process, if that is over.
+        code: The exit code of its main process, once that is over and the code is known.
         out_of_memory: Whether the kernel killed in it for lack of memory.
     """
 
@@ -246,7 +249,7 @@ class Engine:
     async def container(self, name: str, seconds: float | None = None) -> State | None:
         """What it says of a container; ``None`` if there is none of this name or id."""
         answer = await self.call("GET", f"/containers/{name}/json", seconds=seconds)
-        if answer.status == 404:
+        if _is_gone(answer):
             return None
         if not answer.ok:
             raise BadAnswer(answer.message)
@@ -257,7 +260,7 @@ class Engine:
             id=found["Id"],
             running=running,
             paused=bool(state.get("Paused")),
-            code=None if running or state.get("Status") == "created" else int(state["ExitCode"]),
+            code=None if running or not _finished(state) else int(state["ExitCode"]),
             out_of_memory=bool(state.get("OOMKilled")),
         )
 
@@ -305,7 +308,7 @@ class Engine:
             except NATIVE as error:
                 failure = error
             else:
-                if answer.ok or answer.status == 404:
+                if answer.ok or _is_gone(answer):
                     self._unremoved.discard(name)
                     return True
                 failure = answer.message
@@ -369,3 +372,13 @@ class Engine:
             cause=Cause.LINK_SILENT if silent else Cause.LINK_LOST,
             worker=Fate.MAYBE_ALIVE,
         )
+
+
+def _is_gone(answer: Answer) -> bool:
+    """Whether there is no such container; Podman says 500 where it vanished while it looked."""
+    return answer.status == 404 or (answer.status == 500 and "no such container" in answer.message)
+
+
+def _finished(state: Mapping[str, Any]) -> bool:
+    """Whether it has ended: while Podman stops it, it does not run and its code is said to be 0."""
+    return not str(state.get("FinishedAt") or _NEVER).startswith(_NEVER)

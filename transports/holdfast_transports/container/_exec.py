@@ -17,10 +17,8 @@ from typing import Any, Final, Self
 import anyio
 
 from holdfast import (
-    Cause,
     Command,
     Exit,
-    Fate,
     Operation,
     Signal,
     TransportBroken,
@@ -49,9 +47,6 @@ _ENDS: Final = ("exec_die", "exec_died", "die", "died", "destroy", "remove")
 
 _GUARD: Final = f": holdfast-guard; exec 2>/dev/null; {GUARD.decode()}"
 """What a guard runs; who lists processes sees first what it is."""
-
-_TOLD: Final = 2.0
-"""Seconds for the engine to tell an exit of which it knows already."""
 
 
 class ExecChannel(EngineChannel):
@@ -161,7 +156,8 @@ class ExecChannel(EngineChannel):
 
     async def _look(self) -> bool:
         """Ask how it is; whether it is over."""
-        answer = await self._engine.call("GET", f"/exec/{self._id}/json")
+        path, seconds = f"/exec/{self._id}/json", self._engine.settings.deadline
+        answer = await self._engine.call("GET", path, seconds=seconds)
         if answer.status == 404:
             self.exited(Exit(detail="its container was removed"))
         elif answer.ok:
@@ -187,19 +183,6 @@ class ExecChannel(EngineChannel):
         except (*NATIVE, Refused) as error:
             self._break(self._engine.lost(Operation.WAIT, error))
             return False
-
-    async def _examine(self, error: Exception | None) -> TransportBroken | None:
-        """The connection ended: is that the worker's end?"""
-        await self._heart.beat()
-        if self._heart.loss is not None:
-            return self._heart.loss
-        try:
-            over = await self._look()
-        except NATIVE as failure:
-            return self._engine.lost(Operation.RECEIVE, failure)
-        if over or await self._known(_TOLD if isinstance(error, NotFramed) else 0) or not error:
-            return None
-        return TransportBroken(Operation.RECEIVE, error, cause=Cause.LINK_LOST, worker=Fate.ALIVE)
 
     async def signal(self, signal: Signal) -> None:
         self._check_open()

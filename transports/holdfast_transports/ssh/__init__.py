@@ -69,6 +69,7 @@ class SSHTransport(Transport):
         | Capability.HALF_CLOSE
         | Capability.REAPS_WORKER
         | Capability.DETECTS_SILENT_LINK
+        | Capability.EARLY_EOF
     )
 
     def __init__(

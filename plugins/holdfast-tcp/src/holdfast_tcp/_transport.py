@@ -64,7 +64,9 @@ _MEANING: Final[dict[type[OSError], _Means]] = {
 class TcpTransport(Transport):
     """Workers that listen on a TCP port. A command is ignored: what listens is what runs."""
 
-    capabilities: Capability = Capability.HALF_CLOSE | Capability.DETECTS_SILENT_LINK
+    capabilities: Capability = (
+        Capability.HALF_CLOSE | Capability.EARLY_EOF | Capability.DETECTS_SILENT_LINK
+    )
 
     def __init__(
         self,
@@ -78,7 +80,7 @@ class TcpTransport(Transport):
         self._host, self._port, self._timeout = host, port, connect_timeout
         self._heartbeat, self._deadline = heartbeat, deadline
         if not heartbeat or sys.platform != "linux":  # others tell less of a connection
-            self.capabilities = Capability.HALF_CLOSE
+            self.capabilities &= ~Capability.DETECTS_SILENT_LINK
 
     @asynccontextmanager
     async def open(self, command: Command) -> AsyncIterator[Channel]:
