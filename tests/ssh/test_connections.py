@@ -21,8 +21,7 @@ from tests.ssh.sshd import Sshd
 
 import holdfast
 from holdfast import Channel, Command, InvalidTarget, Registry, Signal, TransportUnavailable
-from holdfast_transports import _guard
-from holdfast_transports.ssh import ClientKind, SSHTransport
+from holdfast_transports.ssh import ClientKind, SSHTransport, _channel
 from holdfast_transports.ssh._paramiko import Client, ParamikoChannel
 
 pytestmark = pytest.mark.anyio
@@ -339,7 +338,7 @@ async def test_the_guard_is_killed(sshd: Sshd) -> None:
 
 async def test_the_far_side_hears_nothing(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where packets vanish, nobody tells the server; the guard ends the worker by itself."""
-    monkeypatch.setattr(_guard, "GUARD", _guard.GUARD.replace(b"sleep 60", b"sleep 2"))
+    monkeypatch.setattr(_channel, "GUARD", _channel.GUARD.replace(b"sleep 60", b"sleep 2"))
     transport = reach(sshd, heartbeat=0.3, deadline=0.6)
     script = "trap '' HUP INT TERM PIPE; echo $$; while :; do sleep 0.1; done"
     with drop(sshd.port) as fault:

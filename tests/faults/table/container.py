@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 
 from tests.containers.engine import BUSYBOX, Dockerd, sweep
 from tests.containers.podman import Podman
+from tests.ssh.machine import until
 from tests.ssh.relay import Relay
 
 from .faults import Fault
@@ -115,8 +116,18 @@ class Container(Linked):
 
     def pause_container(self) -> None:
         container = self.container
+        # Docker hangs for ever over a container that is paused while a process is started there.
+        until(lambda: not self._starting(), "nothing is being started in the container")
         self._do("POST", "pause")
         self.undone_by(lambda: self.engine.api("POST", f"/containers/{container}/unpause"))
+
+    def _starting(self) -> list[str]:
+        found = self.engine.api("GET", f"/containers/{self.container}/json")[1]
+        return [
+            each
+            for each in found["ExecIDs"] or ()
+            if not self.engine.api("GET", f"/exec/{each}/json")[1]["Pid"]
+        ]
 
     def _do(self, method: str, what: str) -> None:
         path = f"/containers/{self.container}"
