@@ -243,10 +243,13 @@ class Session:
         if self._closed:
             return self.status
         self._stops += 1
-        if self._worker is not None and self._machine.phase is Phase.STARTING:
-            self._worker.stop()
+        self._abort_start()
         await self._operate(self._stop)
         return self.status
+
+    def _abort_start(self) -> None:
+        if self._worker is not None and self._machine.phase is Phase.STARTING:
+            self._worker.stop()
 
     async def _operate(
         self, operation: Callable[[], Awaitable[None]], *, abort: bool = False
@@ -256,11 +259,15 @@ class Session:
             raise SessionClosed(f"session {self.id} was forgotten; create a new one")
         done = waiter()
         failure: list[Exception] = []
+        begun = given_up = False
 
         async def run() -> None:
+            nonlocal begun
             try:
                 async with self._lifecycle:
-                    await operation()
+                    if not given_up:
+                        begun = True
+                        await operation()
             except Exception as error:  # noqa: BLE001 - raised again in the caller's task
                 failure.append(error)
             finally:
@@ -270,8 +277,9 @@ class Session:
         try:
             await done.wait()
         except BaseException:
-            if abort and self._worker is not None and self._machine.phase is Phase.STARTING:
-                self._worker.stop()
+            given_up = abort
+            if abort and begun:
+                self._abort_start()
             raise
         if failure:
             raise failure[0]

@@ -136,6 +136,38 @@ async def test_a_cancelled_start_is_given_up():
 
 
 @pytest.mark.uvloop
+async def test_a_start_that_is_cancelled_while_it_waits_for_another_ends_only_itself():
+    """The one that is under way goes on: somebody else asked for it."""
+    transport = SlowTransport()
+    async with SessionManager() as manager:
+        session = manager.create(transport, WORKER)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(session.start)
+            with deadline():
+                await transport.asked.wait()
+            with anyio.move_on_after(0.01):
+                await session.start()
+            transport.go_on.set()
+        assert session.status.state is State.IDLE
+        assert await session.call("echo", {"a": 1}) == {"a": 1}
+
+
+async def test_a_start_that_is_cancelled_while_a_stop_is_under_way_never_begins():
+    """Nobody waits for it any more when its turn comes."""
+    async with SessionManager() as manager:
+        session = await manager.start(LocalTransport(), WORKER, limits=QUICK)
+        await ask(session, "ignore", "ignore", signals=["SIGTERM"], eof=True)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(session.stop)
+            await anyio.wait_all_tasks_blocked()
+            with anyio.move_on_after(0.01):
+                await session.start()
+        with deadline():
+            await session.stop()  # comes behind all that was asked for before
+        assert session.generation == 1
+
+
+@pytest.mark.uvloop
 async def test_a_stop_during_a_start_ends_it():
     """The start fails at once, and the session is stopped."""
     transport = SlowTransport()

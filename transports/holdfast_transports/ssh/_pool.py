@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 import anyio
 
-from holdfast import Command, TransportBroken, TransportError, TransportUnavailable
+from holdfast import Command, Operation, TransportBroken, TransportError, TransportUnavailable
 
 from .._guard import Guard
 from ._channel import RemoteChannel
@@ -68,13 +68,15 @@ class _Line:
         self.connection = connection
         self.guard = guard
         self.opening = anyio.Lock()
+        self.preparing = anyio.Lock()
+        self.given_up = False
         self.users = 0
         self.full = False
         self.last_closed = -math.inf
 
     @property
     def usable(self) -> bool:
-        return not self.connection.lost and not self.guard.channel.finished
+        return not (self.given_up or self.connection.lost or self.guard.channel.finished)
 
 
 class Pool:
@@ -145,6 +147,7 @@ class Pool:
                 raise SessionRefused
             channel = await self._session(line)
         try:
+            await self._prepare(line)
             await channel.start(command, line.guard)
         except BaseException:
             await channel.aclose()
@@ -158,6 +161,21 @@ class Pool:
 
         channel.on_closed = closed
         return channel
+
+    async def _prepare(self, line: _Line) -> None:
+        """Have the guard run: the first who needs it waits for it, and the others for that one.
+
+        If that one is cancelled, what was said to the guard and what it said are half known, so
+        that no other can go on from there: the connection is given up.
+        """
+        async with line.preparing:
+            if line.given_up:
+                raise TransportBroken(Operation.OPEN, "its guard did not come to run")
+            try:
+                await line.guard.ready()
+            except BaseException:
+                line.given_up = True
+                raise
 
     async def _session(self, line: _Line) -> RemoteChannel:
         """A new session; one that takes the place of a closed one may have to ask again.
