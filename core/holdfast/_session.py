@@ -591,6 +591,8 @@ class Session:
         if self.status.state in wanted:
             return self.status
         watcher = _Watcher(wanted)
+        if self._closed:
+            watcher.waiter.set()
         self._watchers.append(watcher)
         try:
             with anyio.fail_after(timeout):
