@@ -396,7 +396,8 @@ class Session:
         Args:
             message: One message without its newline, or a mapping to be written as JSON.
             timeout: Seconds until the message is withdrawn; or, if a part of it is written, until
-                the worker is declared stuck. Default: ``Limits.send_timeout``.
+                the worker is declared stuck. If a worker has to be started for it, that may take
+                as many before. Default: ``Limits.send_timeout``.
 
         Raises:
             InvalidMessage: It is no message of this dialect, or its id is in flight already.
@@ -591,6 +592,8 @@ class Session:
         if self.status.state in wanted:
             return self.status
         watcher = _Watcher(wanted)
+        if self._closed:
+            watcher.waiter.set()
         self._watchers.append(watcher)
         try:
             with anyio.fail_after(timeout):

@@ -1,24 +1,14 @@
-"""A private Docker engine, and links to it that break, for the tests of this folder.
-
-The modules here find each other as ``tests.containers.…``, however pytest was started.
-"""
+"""A private Docker engine, and links to it that break, for the tests of this folder."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 import pytest
-
-ROOT = str(Path(__file__).resolve().parents[2])
-if ROOT not in sys.path:
-    sys.path.insert(0, ROOT)
-
-from tests.containers import engine as engines  # noqa: E402 - needs the line above
-from tests.containers.engine import Dockerd  # noqa: E402
-from tests.ssh.relay import Relay  # noqa: E402
+from tests.containers import engine as engines
+from tests.containers.engine import Dockerd
+from tests.ssh.relay import Relay
 
 RUNNING: list[Dockerd] = []
 """The engines of this process that have not been stopped."""

@@ -382,6 +382,8 @@ async def test_wait_for_ends_when_the_session_is_forgotten():
                 await anyio.lowlevel.checkpoint()
                 await manager.forget("s")
         assert len(caught) == 1
+        with deadline(), pytest.raises(SessionClosed):
+            await session.wait_for(State.BUSY)
 
 
 # -- subscribe --------------------------------------------------------------------------------

@@ -1,26 +1,16 @@
-"""A private sshd, and links to it that break, for the tests of this folder.
-
-The modules here find each other as ``tests.ssh.…``, however pytest was started.
-"""
+"""A private sshd, and links to it that break, for the tests of this folder."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 
 import pytest
-
-ROOT = str(Path(__file__).resolve().parents[2])
-if ROOT not in sys.path:
-    sys.path.insert(0, ROOT)
-
-from tests.faults.belongings import belongings, left_over  # noqa: E402 - needs the line above
-from tests.ssh import network, sshd as servers  # noqa: E402
-from tests.ssh.machine import until  # noqa: E402
-from tests.ssh.relay import Relay  # noqa: E402
-from tests.ssh.sshd import Sshd  # noqa: E402
+from tests.faults.belongings import belongings, left_over
+from tests.ssh import network, sshd as servers
+from tests.ssh.machine import until
+from tests.ssh.relay import Relay
+from tests.ssh.sshd import Sshd
 
 LEAVE_WITHIN = 3.0
 """Seconds for what tests have ended to be gone from the server too."""

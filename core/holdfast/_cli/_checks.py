@@ -194,13 +194,9 @@ async def _round_trip() -> str:
 
 
 def paramiko() -> Iterable[Finding]:
-    """The library that speaks SSH, without importing it."""
-    name, needed_for = "paramiko", "ssh: targets"
-    try:
-        yield Finding(name, State.OK, version("paramiko"), needed_for)
-    except PackageNotFoundError:
-        step = "pip install 'holdfast[ssh]', or use ?client=openssh"
-        yield Finding(name, State.MISSING, "not installed", needed_for, step)
+    """The library that speaks SSH."""
+    step = "pip install 'holdfast[ssh]', or use ?client=openssh"
+    yield _library("paramiko", "ssh: targets", step)
 
 
 def openssh_client() -> Iterable[Finding]:
@@ -215,13 +211,16 @@ def openssh_client() -> Iterable[Finding]:
 
 
 def h11() -> Iterable[Finding]:
-    """The library that speaks HTTP to engines, without importing it."""
-    name, needed_for = "h11", "docker: and podman: targets"
+    """The library that speaks HTTP to engines."""
+    yield _library("h11", "docker: and podman: targets", "pip install 'holdfast[container]'")
+
+
+def _library(name: str, needed_for: str, step: str) -> Finding:
+    """Look for a library without importing it."""
     try:
-        yield Finding(name, State.OK, version("h11"), needed_for)
+        return Finding(name, State.OK, version(name), needed_for)
     except PackageNotFoundError:
-        step = "pip install 'holdfast[container]'"
-        yield Finding(name, State.MISSING, "not installed", needed_for, step)
+        return Finding(name, State.MISSING, "not installed", needed_for, step)
 
 
 def docker() -> Iterable[Finding]:
