@@ -52,6 +52,7 @@ class ScriptedEngine(socketserver.ThreadingUnixStreamServer):
         self.asked = 0
         self._argv: list[str] = []
         self._process: subprocess.Popen[bytes] | None = None
+        self._started = threading.Event()
         self._streams: _Handler | None = None
         super().__init__(str(path), _Handler)
 
@@ -81,6 +82,7 @@ class ScriptedEngine(socketserver.ThreadingUnixStreamServer):
         """Carry the worker's streams until somebody ends them."""
         self._streams = streams
         while data := streams.rfile.read1(65536):
+            self._started.wait()
             assert self._process is not None
             assert self._process.stdin is not None
             self._process.stdin.write(data)
@@ -89,6 +91,7 @@ class ScriptedEngine(socketserver.ThreadingUnixStreamServer):
         """Start the container's process."""
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(self._argv, bufsize=0, stdin=pipe, stdout=pipe)
+        self._started.set()
         threading.Thread(target=self._pump, daemon=True).start()
 
     def _pump(self) -> None:
@@ -102,6 +105,7 @@ class ScriptedEngine(socketserver.ThreadingUnixStreamServer):
     def close(self) -> None:
         """End all of it."""
         self.may_tell.set()
+        self._started.set()
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
@@ -120,6 +124,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path.startswith("/_ping"):
             return self._answer(200, "OK")
+        if self.path == "/images/image/json":
+            return self._answer(200, {"Config": {"User": "somebody"}})
         assert self.path.startswith("/containers/x/json"), self.path
         return self._answer(*self.server.look())
 

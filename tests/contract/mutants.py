@@ -1013,7 +1013,7 @@ class KeepsItsLock(Changed):
     @asynccontextmanager
     async def open(self, command: Command) -> AsyncIterator[Channel]:
         await self.free.acquire()
-        await anyio.sleep(0.005)
+        await anyio.sleep(0.05)
         async with self.base.open(command) as inner:
             self.free.release()
             yield inner
