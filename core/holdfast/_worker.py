@@ -225,7 +225,7 @@ class Worker:
             await self._until(lambda: not self._stderr_held or self._stop_asked)
 
     def _declare(self) -> None:
-        self._declared = True
+        self._declared = self._ending = True
         self._torn = self._partly_written
         self._sink.ended(self, self.evidence.judge(self.stderr_tail))
         for item in self._outbox:
@@ -288,7 +288,7 @@ class Worker:
         """
         frame = self._framing.encode(message.data)
         taken = 0
-        if not self._writing and not self._ending and not self._declared:
+        if not self._writing and not self._ending:
             try:  # as `_noting` does, without its cost
                 taken = self._channel.send_nowait(frame)  # type: ignore[union-attr]
             except TransportBroken as broken:
@@ -312,7 +312,7 @@ class Worker:
     async def end_input(self) -> None:
         """Close its stdin once all that was handed over is written; or stop it, if need be."""
         await self._until(lambda: not self._writing or self._ending)
-        if self._ending or self._declared or self._channel is None:
+        if self._ending or self._channel is None:
             return
         if Capability.HALF_CLOSE not in self._can:
             self.stop()

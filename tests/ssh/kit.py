@@ -7,8 +7,9 @@ from typing import ClassVar
 
 import pytest
 
-from holdfast import Channel, Registry, Transport
+from holdfast import Cause, Channel, Exit, Fate, Registry, Transport
 from holdfast.testing import TransportContract
+from holdfast.testing._kit import Kit
 
 from .network import unused_port
 from .sshd import Sshd
@@ -47,3 +48,16 @@ class SSHContract(TransportContract):
     @pytest.fixture
     def unreachable(self, sshd: Sshd) -> Transport:
         return transport_to(sshd.target(port=unused_port(), **self.options))
+
+    # Where the contract allows for wires that know less, SSH knows:
+
+    async def test_sends_after_the_end_name_the_exit(self, kit: Kit) -> None:
+        """A send to a worker that is over says how it ended, though a grandchild keeps stdout."""
+        async with kit.open("sleep 1000 & exit 3") as peer:
+            assert await peer.wait() == Exit(code=3)
+            broken = await peer.broken_send()
+        assert (broken.cause, broken.worker, broken.exit) == (
+            Cause.WORKER_EXITED,
+            Fate.GONE,
+            Exit(code=3),
+        )

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from tests.ssh.machine import command_line, running
 from tests.ssh.network import drop, listener_on, unused_port
 from tests.ssh.relay import Relay
 from tests.ssh.sshd import Sshd
@@ -593,8 +594,10 @@ async def test_a_jump_host_with_an_unknown_key(
 
 
 async def test_a_proxy_command(sshd: Sshd, tmp_path: Path) -> None:
-    """A proxy command carries the connection, and ends with it."""
+    """A proxy command carries the connection, and ends with it, with all that it started."""
+    beside = f"sleep {10**6 + os.getpid()}"
     python = f"{shutil.which('python3')} {tmp_path / 'pipe.py'} %h %p"
+    python = f"sh -c '{beside} <&- >&- & exec {python}'"
     (tmp_path / "pipe.py").write_text(
         "import os, select, socket, sys\n"
         "s = socket.create_connection((sys.argv[1], int(sys.argv[2])))\n"
@@ -611,5 +614,9 @@ async def test_a_proxy_command(sshd: Sshd, tmp_path: Path) -> None:
     transport = SSHTransport("last", config=config)
     assert await output(transport, "head", "-c", "1000000", "/dev/zero") == bytes(1_000_000)
     await transport.aclose()
-    listed = await anyio.run_process(["ps", "-eo", "args="])
-    assert str(tmp_path / "pipe.py").encode() not in listed.stdout
+
+    def left() -> list[str]:
+        commands = [command_line(pid) for pid in running()]
+        return [each for each in commands if str(tmp_path) in each or each == beside]
+
+    await until(lambda: not left())

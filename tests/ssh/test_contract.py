@@ -12,7 +12,7 @@ from tests.ssh.network import Direction, destroy, drops_of
 from tests.ssh.relay import Relay
 from tests.ssh.sshd import Sshd
 
-from holdfast import Cause, Channel, Exit, Fate, Transport
+from holdfast import Cause, Channel, Fate, Transport
 from holdfast.testing import TransportContract
 from holdfast.testing._clauses_link import LinkClauses, lose
 from holdfast.testing._kit import Kit
@@ -31,17 +31,6 @@ class TestParamiko(SSHContract):
         for name in ("KILL", "TERM", "SEGV"):
             async with kit.open(f"kill -{name} $$; exec sleep 1000") as peer:
                 assert (await peer.wait()).signal == f"SIG{name}"
-
-    async def test_sends_after_the_end_name_the_exit(self, kit: Kit) -> None:
-        """A send to a worker that is over says how it ended, though a grandchild keeps stdout."""
-        async with kit.open("sleep 1000 & exit 3") as peer:
-            assert await peer.wait() == Exit(code=3)
-            broken = await peer.broken_send()
-        assert (broken.cause, broken.worker, broken.exit) == (
-            Cause.WORKER_EXITED,
-            Fate.GONE,
-            Exit(code=3),
-        )
 
 
 # -- each way to lose a link -----------------------------------------------------------------------

@@ -62,17 +62,6 @@ class TestOpenSSH(SSHContract):
             assert await peer.to_end() == b""
             assert await kit.stays_pending(peer.wait)
 
-    async def test_sends_after_the_end_name_the_exit(self, kit: Kit) -> None:
-        """A send to a worker that is over says how it ended, though a grandchild keeps stdout."""
-        async with kit.open("sleep 1000 & exit 3") as peer:
-            assert await peer.wait() == Exit(code=3)
-            broken = await peer.broken_send()
-        assert (broken.cause, broken.worker, broken.exit) == (
-            Cause.WORKER_EXITED,
-            Fate.GONE,
-            Exit(code=3),
-        )
-
     # And where it knows less itself, it says so:
 
     async def test_codes_above_128(self, kit: Kit) -> None:

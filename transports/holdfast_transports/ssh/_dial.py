@@ -12,6 +12,7 @@ import getpass
 import logging
 import os
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -151,7 +152,8 @@ def _through_command(hop: Hop, under: list[Callable[[], object]]) -> socket.sock
         theirs.close()
 
     def end() -> None:
-        process.kill()
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)  # and what it started beside itself
         process.wait()
 
     under.append(end)
