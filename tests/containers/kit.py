@@ -24,7 +24,7 @@ def transport_to(target: str) -> Transport:
     return Registry().transport(target)
 
 
-class EngineContract(TransportContract):
+class EngineFixtures:
     """What the contract needs to be tried: a link to an engine that can be cut, or fall silent."""
 
     def target(self, engine: Dockerd, host: str, request: pytest.FixtureRequest) -> str:
@@ -65,6 +65,10 @@ class EngineContract(TransportContract):
     @pytest.fixture
     def unreachable(self, dockerd: Dockerd, request: pytest.FixtureRequest) -> Transport:
         return transport_to(self.target(dockerd, f"tcp://127.0.0.1:{unused_port()}", request))
+
+
+class EngineContract(EngineFixtures, TransportContract):
+    """The contract, on an engine."""
 
 
 def in_container(container: str) -> list[int]:

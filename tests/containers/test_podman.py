@@ -1,24 +1,29 @@
-"""Podman's service: what can go wrong with a link to it, and what a client of ``run`` sees."""
+"""Podman's service: the contract as far as engines differ, and what a client of ``run`` sees."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
 from tests.containers.conftest import run
 from tests.containers.engine import BUSYBOX, Dockerd
-from tests.containers.kit import FAST, transport_to
+from tests.containers.kit import FAST, EngineFixtures, empty
 from tests.containers.podman import Podman
-from tests.ssh.relay import Relay
 
-from holdfast import Channel, Transport
+from holdfast import Channel
 from holdfast.testing import TransportContract
+from holdfast.testing._clauses_broken import BrokenClauses
+from holdfast.testing._clauses_close import CloseClauses
+from holdfast.testing._clauses_end import EndClauses
 from holdfast.testing._clauses_link import LinkClauses
+from holdfast.testing._clauses_start import StartClauses
 
 IMAGE = f"localhost/{BUSYBOX}"
+IDLE = "trap 'exit 0' TERM; while :; do sleep 1 & wait $!; done"
 SCHEMES = ("podman", "podman+exec")
 
 
@@ -32,7 +37,7 @@ def podman() -> Iterator[Podman]:
 @pytest.fixture(scope="session")
 def idle(podman: Podman) -> Iterator[str]:
     """A container that runs."""
-    made = podman.create("sh", "-c", "while :; do sleep 1 & wait $!; done", image=IMAGE)
+    made = podman.create("sh", "-c", IDLE, image=IMAGE)
     podman.kept.add(made)
     yield made
     podman.kept.discard(made)
@@ -60,38 +65,53 @@ def test_what_a_client_sees(podman: Podman, place: str) -> None:
 
 
 @pytest.mark.anyio
-class TestLink(LinkClauses):
-    """The contract's clauses on lost links; the whole contract holds there, too, and takes long."""
+class PodmanClauses(
+    StartClauses, EndClauses, BrokenClauses, LinkClauses, CloseClauses, EngineFixtures
+):
+    """The contract but for bytes, forwarding and many channels, where engines do not differ.
+
+    Each kind of worker is tried on one event loop: all of it on both takes five minutes.
+    """
 
     script_worker = False
-    backends = TransportContract.backends[:1]
+    backends = TransportContract.backends
     kit = TransportContract.kit
     pytest_generate_tests = TransportContract.pytest_generate_tests
 
     @pytest.fixture
-    def link(self, podman: Podman, relay: Callable[[Dockerd], Relay]) -> Relay:
-        return relay(podman)
+    def dockerd(self, podman: Podman) -> Podman:
+        return podman
+
+
+class TestPodman(PodmanClauses):
+    """``podman://``: a container for each worker."""
+
+    backends = TransportContract.backends[:1]
+
+    @pytest.fixture(autouse=True)
+    def shared(self, tmp_path: Path) -> Path:
+        """Files that one worker makes are there for the next."""
+        tmp_path.chmod(0o777)
+        return tmp_path
+
+    def target(self, engine: Dockerd, host: str, request: pytest.FixtureRequest) -> str:
+        shared = request.getfixturevalue("shared")
+        query = urlencode({"host": host, "mount": f"{shared}:/tmp", **FAST})
+        return f"podman://{IMAGE}?{query}"
 
     @pytest.fixture
-    async def transport(
-        self, place: str, link: Relay, anyio_backend: object
-    ) -> AsyncIterator[Transport]:
-        host = f"tcp://{link.host}:{link.port}"
-        transport = transport_to(f"{place}?{urlencode({'host': host, **FAST})}")
-        yield transport
-        await transport.aclose()
+    def gone(self):
+        async def gone(channel: Channel, pid: int) -> None:
+            await empty(channel._container)
 
-    @pytest.fixture
-    def sever(self, link: Relay):
-        async def cut(channel: Channel) -> None:
-            link.reset()
+        return gone
 
-        return cut
 
-    @pytest.fixture
-    def silence(self, podman: Podman) -> Iterator[object]:
-        async def freeze(channel: Channel) -> None:
-            podman.freeze()
+class TestPodmanExec(PodmanClauses):
+    """``podman+exec://``: workers beside each other in one container that runs."""
 
-        yield freeze
-        podman.thaw()
+    backends = TransportContract.backends[1:]
+
+    def target(self, engine: Dockerd, host: str, request: pytest.FixtureRequest) -> str:
+        container = request.getfixturevalue("idle")
+        return f"podman+exec://{container}?{urlencode({'host': host, **FAST})}"
