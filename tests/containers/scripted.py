@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socketserver
 import subprocess
 import threading
@@ -85,14 +87,18 @@ class ScriptedEngine(socketserver.ThreadingUnixStreamServer):
             self._started.wait()
             assert self._process is not None
             assert self._process.stdin is not None
-            self._process.stdin.write(data)
+            with suppress(BrokenPipeError):  # it is over
+                self._process.stdin.write(data)
 
     def start(self) -> None:
         """Start the container's process."""
         pipe = subprocess.PIPE
-        self._process = subprocess.Popen(self._argv, bufsize=0, stdin=pipe, stdout=pipe)
+        self._process = subprocess.Popen(
+            self._argv, bufsize=0, stdin=pipe, stdout=pipe, start_new_session=True
+        )
+        self._pumping = threading.Thread(target=self._pump)
+        self._pumping.start()
         self._started.set()
-        threading.Thread(target=self._pump, daemon=True).start()
 
     def _pump(self) -> None:
         assert self._process is not None
@@ -107,8 +113,10 @@ class ScriptedEngine(socketserver.ThreadingUnixStreamServer):
         self.may_tell.set()
         self._started.set()
         if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._pumping.join()
+            with self._process:
+                pass  # reaps it, and closes its pipes
         self.shutdown()
         self.server_close()
 

@@ -12,10 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import pytest
-from tests.containers.engine import BUSYBOX, Dockerd, base, packed
+from tests.containers.engine import BUSYBOX, Dockerd, base, busybox, packed
 from tests.containers.kills import kills
 from tests.containers.kit import transport_to
+from tests.containers.registry import registry
 from tests.ssh.machine import until
 from tests.ssh.network import listener_on
 from tests.ssh.relay import Relay
@@ -81,6 +83,57 @@ async def test_a_pull_that_fails_says_why(dockerd: Dockerd) -> None:
     said = await refused(dockerd.target("127.0.0.1:9/no-such:7", pull="missing"))
     assert "could not pull '127.0.0.1:9/no-such:7'" in said
     assert "refused" in said
+
+
+async def test_a_pull_that_works(dockerd: Dockerd) -> None:
+    """With pull=missing an image that is not there is brought, and its worker runs; once."""
+    with registry(await anyio.to_thread.run_sync(busybox), "some/where:1") as image:
+        target = dockerd.target(image, pull="missing")
+        assert await output(transport_to(target), "echo up") == "up\n"
+    assert await output(transport_to(target), "echo up") == "up\n"  # the registry is gone
+    dockerd.api("DELETE", f"/images/{image}")
+    assert "docker pull" in await refused(dockerd.target(image))
+
+
+AS_NOBODY = """
+import os, sys, anyio, holdfast
+
+async def main(target):
+    try:
+        async with holdfast.Registry().transport(target).open(holdfast.Command(("true",))):
+            print("it works")
+    except holdfast.TransportUnavailable as error:
+        print(error)
+
+anyio.run(main, "docker://x?host=unix:///no/such/sock")  # what is imported late is imported now
+os.setgroups([])
+os.setresuid(65534, 65534, 65534)
+anyio.run(main, sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize(
+    ("scheme", "advice"),
+    [("docker", "usermod -aG docker USER"), ("podman", "systemctl --user enable")],
+)
+def test_a_socket_that_is_not_for_this_user(dockerd: Dockerd, scheme: str, advice: str) -> None:
+    """Who may not use the engine's socket is told so, and what to do about it."""
+    before = dockerd.folder.stat().st_mode
+    dockerd.folder.chmod(0o711)  # as /run is: it is the socket that says no
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", AS_NOBODY, dockerd.target(scheme=scheme)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        dockerd.folder.chmod(before)
+    first, second = done.stdout.splitlines()
+    assert "is not there" in first
+    assert f"{dockerd.socket} may not be used by this user" in second
+    assert advice in second
 
 
 async def test_a_mount_of_nothing_is_refused(dockerd: Dockerd) -> None:

@@ -17,6 +17,7 @@ from typing import ClassVar
 import pytest
 from tests.containers import engine as engines
 from tests.containers.engine import PYTHON, Dockerd, python
+from tests.containers.podman import Podman
 from tests.ssh.machine import command_line, running
 from tests.ssh.relay import Relay
 from tests.ssh.sshd import Sshd
@@ -75,6 +76,10 @@ class Place:
     def left(self) -> list[str]:
         """What there is beside processes that should not be, once all sessions have ended."""
         return []
+
+    def servers(self) -> set[int]:
+        """Child processes of ours that belong to it; they may be others than before."""
+        return set()
 
     def processes(self, folder: Path) -> dict[int, str]:
         """The workers that still run."""
@@ -174,42 +179,26 @@ class Ssh(Place):
         self._stack.close()
 
 
-class Engine:
-    """One private engine for all places that need one, while any does."""
-
-    _running: ClassVar[Dockerd | None] = None
-    _users = 0
-
-    @classmethod
-    def use(cls) -> Dockerd:
-        """The engine, which is started for the first who asks."""
-        if cls._running is None:
-            engines.sweep()
-            cls._running = Dockerd()
-            cls._running.start()
-            cls._running.bring(PYTHON, python)
-        cls._users += 1
-        return cls._running
-
-    @classmethod
-    def leave(cls) -> None:
-        """It is needed no more; the last one ends it."""
-        cls._users -= 1
-        if cls._running is not None and not cls._users:
-            cls._running.stop()
-            cls._running = None
-
-
 class Docker(Place):
     """A container for each worker, in a private engine behind a relay."""
 
     name = "docker"
-    links = ("reset", "half_close", "blackhole", "refuse")
+    scheme = "docker"
+    image = PYTHON
+    links = ("reset", "half_close", "blackhole", "refuse", "freeze_engine", "kill_engine")
     link_causes = frozenset({Cause.LINK_LOST, Cause.LINK_SILENT})
 
     def __init__(self) -> None:
-        self._engine = Engine.use()
-        self._relay = Relay(str(self._engine.socket)).start()
+        with ExitStack() as stack:
+            self._engine = stack.enter_context(self.make_engine())
+            self._engine.bring(PYTHON, python)
+            self._relay = stack.enter_context(Relay(str(self._engine.socket)))
+            self._stack = stack.pop_all()
+
+    def make_engine(self) -> Dockerd:
+        """One whose containers outlive it, and whose loss is nobody's but this place's."""
+        engines.sweep()
+        return Dockerd("--live-restore")
 
     @property
     def _link(self) -> dict[str, object]:
@@ -218,12 +207,18 @@ class Docker(Place):
 
     def target(self, folder: Path) -> str:
         mount = f"{folder}:{folder},{HERE}:/soak:ro"
-        return self._engine.target(PYTHON, mount=mount, **self._link)
+        return self._engine.target(self.image, self.scheme, mount=mount, **self._link)
 
     def command(self, folder: Path) -> list[str]:
         return ["python3", "-I", "-S", "/soak/worker.py", str(folder)]
 
     def break_link(self, how: str) -> Undo:
+        if how == "freeze_engine":
+            self._engine.freeze()
+            return self._engine.thaw
+        if how == "kill_engine":
+            self._engine.kill()
+            return self._engine.start
         return break_relay(self._relay, how)
 
     def process(self, folder: Path, pid: int) -> int:
@@ -242,15 +237,31 @@ class Docker(Place):
     def let_go(self) -> None:
         self._relay.reset()
 
+    def servers(self) -> set[int]:
+        return {pid} if (pid := self._engine.pid) is not None else set()
+
     def close(self) -> None:
-        self._relay.stop()
-        Engine.leave()
+        self._stack.close()
+
+
+class OfPodman(Docker):
+    """The same with Podman's service."""
+
+    name = "podman"
+    scheme = "podman"
+    image = f"localhost/{PYTHON}"
+
+    def make_engine(self) -> Dockerd:
+        engines.sweep()
+        return Podman()
 
 
 class DockerExec(Docker):
     """A container for each session, there already, in which all its workers run."""
 
     name = "docker+exec"
+    # Not `kill_engine`: nobody tells the guard, which ends the workers after a minute.
+    links = ("reset", "half_close", "blackhole", "refuse", "freeze_engine")
 
     def __init__(self) -> None:
         super().__init__()
@@ -313,6 +324,7 @@ MAKERS: dict[str, Callable[[], Place]] = {
     "ssh-openssh": lambda: Ssh("openssh"),
     "docker": Docker,
     "docker+exec": DockerExec,
+    "podman": OfPodman,
 }
 
 

@@ -76,6 +76,8 @@ def play(seed: int, places: list[Place], folder: Path, seconds: float) -> Result
         if broken := broken_rules(history):
             result.broken += _explained(life, broken)
     del lives
+    servers = frozenset[int]().union(*(place.servers() for place in places))
+    before = msgspec.structs.replace(before, children=before.children | servers)
     result.broken += [f"left over: {each}" for each in left_over(before)]
     return result
 

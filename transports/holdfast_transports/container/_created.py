@@ -36,7 +36,7 @@ from ._wire import Wire
 _log = logging.getLogger("holdfast.container")
 
 _TOLD: Final = 2.0
-"""Seconds for the engine to tell an exit of which it knows already."""
+"""Seconds for the engine to tell the exit of a container that is no more."""
 
 _SIGNAL: Final = 5.0
 """Seconds for a signal to be delivered by a process that the engine has to start first."""
@@ -147,14 +147,12 @@ class CreatedChannel(EngineChannel):
 
     async def _look(self) -> bool:
         state = await self._engine.container(self._container, self._engine.settings.deadline)
-        if state is None or state.code is not None:
-            if not await self._known(_TOLD):  # else who waits for the exit has been told more
-                if state is None or state.code is None:
-                    self._vanished()
-                else:
-                    self.exited(self._told(state.code, state))
-            return True
-        return False
+        if state is None:
+            if not await self._known(_TOLD):  # who waits for the exit may have been told of it
+                self._vanished()
+        elif state.code is not None:
+            self.exited(self._told(state.code, state))
+        return self._exit is not None
 
     async def signal(self, signal: Signal) -> None:
         self._check_open()

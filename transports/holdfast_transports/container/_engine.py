@@ -56,10 +56,7 @@ removes one that it is still making, and then lists it for ever, and removes it 
 _MEANS: Final[Mapping[type[Exception], str]] = {
     FileNotFoundError: "{where} is not there: {start}",
     ConnectionRefusedError: "{where} does not listen: {start}",
-    PermissionError: (
-        "{where} may not be used by this user: add the user to the group that owns it "
-        "(usermod -aG docker USER, then log in anew), or name another engine (?host=)"
-    ),
+    PermissionError: "{where} may not be used by this user: {permit}",
     TimeoutError: "{where} did not answer in time; is it overloaded, or frozen? (?timeout=)",
     socket.gaierror: "no such host: {where} ({error}); check its name and your network",
     ssl.SSLCertVerificationError: (
@@ -361,7 +358,9 @@ class Engine:
             return TransportUnavailable(f"{self.where} cannot be reached: {error}")
         text = next(text for kind, text in _MEANS.items() if isinstance(error, kind))
         start = f"{self.kind.start}; see: holdfast doctor"
-        return TransportUnavailable(text.format(where=self.where, start=start, error=error))
+        return TransportUnavailable(
+            text.format(where=self.where, start=start, permit=self.kind.permit, error=error)
+        )
 
     def lost(self, operation: Operation, error: Exception) -> TransportBroken:
         """The loss of the engine, as met by a request beside its heart."""

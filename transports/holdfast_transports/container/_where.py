@@ -26,6 +26,7 @@ class Kind(msgspec.Struct, frozen=True):
         sockets: Where it usually listens; ``{run}`` stands for the user's runtime directory.
         dial: What connects its standard streams to the engine.
         start: What to do if nobody listens.
+        permit: What to do if this user may not use it.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Kind(msgspec.Struct, frozen=True):
     sockets: Sequence[str]
     dial: tuple[str, ...]
     start: str
+    permit: str
 
 
 DOCKER: Final = Kind(
@@ -43,6 +45,10 @@ DOCKER: Final = Kind(
     sockets=("/var/run/docker.sock", "{run}/docker.sock", "{home}/.docker/run/docker.sock"),
     dial=("docker", "system", "dial-stdio"),
     start="start it (systemctl start docker), or name another engine (DOCKER_HOST, ?host=)",
+    permit=(
+        "add the user to the group that owns it (usermod -aG docker USER, then log in anew), or "
+        "name another engine (DOCKER_HOST, ?host=)"
+    ),
 )
 PODMAN: Final = Kind(
     name="Podman",
@@ -52,6 +58,10 @@ PODMAN: Final = Kind(
     dial=("podman", "system", "dial-stdio"),
     start=(
         "start its service (systemctl --user enable --now podman.socket), or name another "
+        "(CONTAINER_HOST, ?host=)"
+    ),
+    permit=(
+        "start the user's own (systemctl --user enable --now podman.socket), or name another "
         "(CONTAINER_HOST, ?host=)"
     ),
 )
