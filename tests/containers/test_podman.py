@@ -60,8 +60,8 @@ def test_what_a_client_sees(podman: Podman, place: str) -> None:
 class PodmanClauses(StartClauses, EndClauses, LinkClauses, CloseClauses, EngineLink):
     """The contract but for bytes, forwarding and many channels, where engines do not differ.
 
-    Nor what is broken: Podman 4.3 may cut the output of a worker that has closed its stdin. Each kind
-    of worker is tried on one event loop: all of it on both takes five minutes.
+    Nor what is broken: Podman 4.3 may cut the output of a worker that has closed its stdin. Each
+    kind of worker is tried on one event loop: all of it on both takes five minutes.
     """
 
     script_worker = False

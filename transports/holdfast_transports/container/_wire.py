@@ -70,9 +70,9 @@ class SocketWire(Wire):
     """A connected, non-blocking socket, which it owns."""
 
     def __init__(self, connection: socket.socket) -> None:
+        self._writer = PipeWriter(os.dup(connection.fileno()))  # fails where there are no more
         self._fd = connection.detach()
         self._reader: PipeReader = open_reader(self._fd)
-        self._writer = PipeWriter(os.dup(self._fd))
 
     def write_nowait(self, data: bytes) -> int:
         return self._writer.write_nowait(data)
