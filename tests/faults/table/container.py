@@ -1,4 +1,4 @@
-"""``docker:``, ``docker+exec:`` and ``podman:``: a private engine, reached by a relay."""
+"""``docker:``, ``podman:`` and the same with ``+exec``: a private engine, reached by a relay."""
 
 from __future__ import annotations
 
@@ -172,7 +172,8 @@ class DockerExec(Container):
     def target(self, fault: Fault) -> str:
         limits = {"Memory": SMALL, "MemorySwap": SMALL} if fault.hand == "exhaust_memory" else {}
         self._before = {*self.engine.containers()}
-        made = self.engine.create(*IDLE, HostConfig={"NetworkMode": "none", **limits})
+        host = {"NetworkMode": "none", **limits}
+        made = self.engine.create(*IDLE, image=self.image, HostConfig=host)
         container = "no-such-container" if fault.hand == "lose_container" else made
         options = urlencode({"host": self.host(fault), **HEARTBEAT})
         return f"{self.scheme}://{container}?{options}"
@@ -189,6 +190,17 @@ class OfPodman(Docker):
 
     name = scheme = "podman"
     example = "podman://image"
+    image = f"localhost/{BUSYBOX}"
+
+    def make_engine(self) -> Dockerd:
+        return Podman()
+
+
+class OfPodmanExec(DockerExec):
+    """Workers in a container of Podman's that is there."""
+
+    name = scheme = "podman+exec"
+    example = "podman+exec://container"
     image = f"localhost/{BUSYBOX}"
 
     def make_engine(self) -> Dockerd:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .container import Docker, DockerExec, OfPodman
+from .container import Docker, DockerExec, OfPodman, OfPodmanExec
 from .faults import FAULTS, Fault, Moment
 from .local import Local
 from .place import Place
@@ -11,7 +11,10 @@ from .tcp import Tcp
 
 PLACES: dict[str, type[Place]] = {
     place.name: place
-    for place in (Local, SshParamiko, SshOpenssh, Docker, DockerExec, OfPodman, Tcp)
+    for place in (
+        *(Local, SshParamiko, SshOpenssh, Docker, DockerExec, OfPodman, OfPodmanExec),
+        Tcp,
+    )
 }
 
 
