@@ -23,26 +23,21 @@ class Session:
 
     where = "there"
     finished = False
-    is_guard = False
 
     def __init__(self, connection: Connection) -> None:
         self.on_closed: Callable[[], None] = lambda: None
         self._connection = connection
         self._asked = False
 
-    async def bootstrapped(self) -> int:
+    async def become_guard(self) -> None:
         if self._asked:
             await anyio.sleep_forever()  # it has said it already
         self._asked = True
         self._connection.asked.set()
         await self._connection.speaks.wait()
-        return 1
 
     async def start(self, command: Command, guard: Any) -> None:
         await guard.ready()
-
-    async def send(self, data: bytes) -> None:
-        pass
 
     async def receive(self) -> bytes:
         return STARTED
