@@ -41,7 +41,8 @@ def test_what_cannot_be_started(target: str) -> None:
 def test_check_skips_what_an_engine_cannot_tell(target: str) -> None:
     """``holdfast check`` fails no engine for an end that no engine tells of, and says why."""
     asked = [*HOLDFAST, "check", "--json", "--backend=asyncio", target]
-    code, out, err = finished([*asked, "--clause=HF-END-*", "--clause=HF-STDERR-*"])
+    clauses = ("--clause=HF-END-*", "--clause=HF-STDERR-*")
+    code, out, err = finished([*asked, *clauses], seconds=110)
     assert (code, err) == (0, b"")
     found = json.loads(out)
     skipped = {each["id"]: each["missing"] for each in found["clauses"] if each["missing"]}

@@ -147,6 +147,21 @@ def test_a_demo_that_did_not_come_true_fails(
     assert time.monotonic() - began < 15  # an act that waits in vain takes 20 s
 
 
+def test_a_worker_that_is_gone_before_its_first_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody takes the first prompt: the bare pipe's act tells it, and does not end by it."""
+    start = subprocess.Popen.__init__
+
+    def started_and_gone(self: subprocess.Popen[bytes], *args: object, **options: object) -> None:
+        start(self, *args, **options)  # type: ignore[call-overload]
+        self.wait()
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", started_and_gone)
+    monkeypatch.setattr(_demo_acts, "WORKER", ("true",))
+    seen = _demo_acts.unguarded()
+    assert (seen.words, seen.answered) == ("", False)
+    assert "BrokenPipeError" in (seen.error or "")
+
+
 def test_odd_output_of_the_worker_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     """A line that is no message, and stderr, are rows like any other: the demo does not fail."""
     rows = demo._Rows(demo._plain)

@@ -78,7 +78,8 @@ def unguarded() -> Unguarded:
         watchdog = threading.Timer(_ENOUGH, process.kill)
         watchdog.start()
         try:
-            process.stdin.write(_line(prompt("p-1", PROMPTS[1])))
+            with suppress(BrokenPipeError):  # a worker that ended at once is told by its stdout
+                process.stdin.write(_line(prompt("p-1", PROMPTS[1])))
             for line in process.stdout:
                 message = json.loads(line)
                 answered = answered or message.get("id") == "p-1"

@@ -51,6 +51,7 @@ class OpenSSHChannel(RemoteChannel):
         self._broken: TransportBroken | None = None
         self._stdin_broken: TransportBroken | None = None
         self._eof_sent = False
+        self._kill_asked = False
         self._killed = False
         self._hung_up = False
         self._one_waits = anyio.Lock()
@@ -97,7 +98,7 @@ class OpenSSHChannel(RemoteChannel):
         """How it ended, where the session is over and no exit was told."""
         if self._hung_up or not await self._connection.alive():
             return Exit()
-        if self._killed or self._closed:
+        if self._kill_asked or self._closed:
             return Exit(signal="SIGKILL")  # by us: the shell above the worker got it, too
         return Exit(detail="killed by a signal that OpenSSH's client does not name")
 
@@ -234,6 +235,8 @@ class OpenSSHChannel(RemoteChannel):
     # -- the end -----------------------------------------------------------------------------
 
     async def signal(self, signal: Signal) -> None:
+        if signal is Signal.KILL:
+            self._kill_asked = True  # the session may be over before the guard has answered
         await super().signal(signal)
         if signal is Signal.KILL:
             self._killed = True
