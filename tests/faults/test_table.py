@@ -10,7 +10,7 @@ import anyio
 import msgspec
 import pytest
 from tests.faults.table import pages
-from tests.faults.table.faults import FAULTS, Fault
+from tests.faults.table.faults import FAULTS, Fault, Moment
 from tests.faults.table.measured import Measured, Told, load
 from tests.faults.table.peers import PEERS, peer_cases
 from tests.faults.table.peers.peer import provoke
@@ -75,7 +75,7 @@ def test_each_fault_is_told_as_the_table_says(
     place = open_places.place(name)
     found = sample(fault, place, backend, patience=patience, may_stay=told.may_stay)
     print(found)
-    assert told.worse(found) == []
+    assert told.worse(found, either_end=fault.at is Moment.MESSAGE) == []
 
 
 def test_the_table_is_complete() -> None:
@@ -126,3 +126,18 @@ def test_what_is_worse_is_found(change: dict[str, object]) -> None:
     assert told.worse(usual) == []
     assert told.worse(msgspec.structs.replace(usual, seconds=0.0)) == []
     assert len(told.worse(msgspec.structs.replace(usual, **change))) == 1
+    assert len(told.worse(msgspec.structs.replace(usual, **change), either_end=True)) == 1
+
+
+def test_either_end_of_a_worker_may_tell_first() -> None:
+    """In the middle of a message both reasons are true, and nothing else may differ with them."""
+    usual = Sample(Row("error", "stdin_broken", cause="worker_exited", worker="gone"), 0.5)
+    told = Told.of([usual, usual])
+    other = msgspec.structs.replace(usual.row, reason="process_exit")
+    for row, either_end, worse in (
+        (other, False, 1),
+        (other, True, 0),
+        (msgspec.structs.replace(other, cause="link_lost"), True, 1),
+        (msgspec.structs.replace(other, reason="restart"), True, 1),
+    ):
+        assert len(told.worse(Sample(row, 0.5), either_end=either_end)) == worse
