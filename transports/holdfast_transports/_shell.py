@@ -153,7 +153,8 @@ _GRACES: Final = "1 2 3"
 GUARD: Final = (
     # Its output may go nowhere once the link is lost, which must not end it.
     'LC_ALL=C; export LC_ALL; trap "" PIPE INT; hf_g=$*; hf_k=; '
-    # The group, where we have one of our own: bash may forget a sleeper between two signals.
+    # The whole group, where we lead one: told by number, bash 5.2 left a sleeper behind in 0.6 % of
+    # runs with two pings and the end within milliseconds. (Measured; why is not known.)
     'hf_end() { trap "" TERM HUP; kill -TERM -$$ || kill $hf_k; '
     "for hf_p in $hf_g; do kill -TERM -$hf_p; done; "
     f"for hf_i in {_GRACES}; do hf_o=; for hf_p in $hf_g; do kill -0 -$hf_p && hf_o=1; done; "
